@@ -1,0 +1,238 @@
+"""Configuration of every stage as checked dataclasses, and the one function that turns a mapping into them.
+
+What can change a run's result stands here at top level and enters its identity; `runtime` holds what cannot (hardware,
+paths, workers, logging) and stays out of it. No import of torch: the command line reads this module.
+"""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from core.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass
+class Runtime:
+    """Everything that may differ between two sites without changing the result. Never hashed."""
+
+    data_root: str = "data"          # folder that holds the data sets
+    models_root: str = "models"      # folder that holds pretrained models, as <owner>/<name>
+    nodes: int = 1
+    ranks_per_node: int = 1          # one rank per GPU; on a CPU one process
+    threads: int = 1                 # CPU threads per rank
+    workers: int = 0                 # data-loading processes per rank
+    micro_batch: int = 1             # packs per forward pass and rank; accumulation follows from global batch and world size
+    zero_stage: int = 0              # DeepSpeed ZeRO 0-3
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    save_every: int = 200            # steps between checkpoints
+    keep_checkpoints: int = 1        # finished checkpoints that are kept; 1 is the newest
+    log_every: int = 10              # steps between log lines
+
+
+@dataclass
+class Model:
+    """Which parts make the model. A name is a folder below `runtime.models_root`; "parent:ROLE" is a run's product."""
+
+    vision: str = "parent:encoder"
+    backbone: str = "parent:backbone"
+    connector: str = "linear"        # linear (the paper's) | mlp2x_gelu (LLaVA-1.5's)
+    vision_layer: int = -2           # hidden state that the connector reads
+    vision_select: str = "default"   # default: patches without CLS | full: every token (SigLIP, LeViT)
+    standardise: bool = False        # fold a per-channel standardisation of the features into the connector
+
+
+@dataclass
+class Source:
+    """One subset of a data set, e.g. data="emoji-eu", subset="name"."""
+
+    data: str = ""
+    subset: str = ""
+    weight: float = 1.0              # share among its kind (image sources, text-only sources)
+
+
+@dataclass
+class TextOnly:
+    """The second axis: text-only data on top of the image-text samples."""
+
+    language: str = "none"           # none | base | target | both
+    share: float = 0.0               # of all samples (in `Mixture.unit`); image-text samples stay the same in number
+    sources: list[Source] = field(default_factory=list)
+
+
+@dataclass
+class Mixture:
+    """What is read, in which order. A pure function of this and nothing else."""
+
+    base_language: str = "en"
+    target_language: str = "eu"
+    target_ratio: float = 0.0        # share of the image-text samples whose text is in the target language
+    unit: str = "sample"             # sample | token | loss_token: what every share and ratio counts
+    samples: int = 16000             # image-text samples read in all (text-only comes on top)
+    sources: list[Source] = field(default_factory=list)
+    text_only: TextOnly = field(default_factory=TextOnly)
+    supervise: str = "assistant"     # assistant: answers only | all: every token (language modelling)
+    seed: int = 0
+
+
+@dataclass
+class Pack:
+    """Samples of a window are laid into packs of nearly equal cost; a global batch is a number of packs."""
+
+    tokens: int = 2048               # tokens per pack, on average over a window
+    window: int = 4                  # global batches that are packed together
+    max_tokens: int = 2048           # a single sample longer than this is cut at its end
+    images: int = 16                 # images per pack, on average at most
+
+
+@dataclass
+class LearningRate:
+    connector: float = 1e-3
+    backbone: float = 2e-5
+    vision: float = 0.0
+
+
+@dataclass
+class Train:
+    trained: list[str] = field(default_factory=lambda: ["connector"])  # of vision, connector, backbone
+    global_batch: int = 8            # packs per optimiser step, over all ranks
+    lr: LearningRate = field(default_factory=LearningRate)
+    warmup: float = 0.03             # share of the steps
+    schedule: str = "cosine"         # cosine | constant
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    clip: float = 1.0                # global gradient norm
+    dtype: str = "bfloat16"          # bfloat16 | float32
+    skip_bad_steps: int = 10         # steps with a non-finite loss or norm that are skipped before the run stops
+    seed: int = 0                    # initialisation
+
+
+@dataclass
+class Tokenizer:
+    """A byte-level BPE trained on text-only subsets, with a Llama-3 style chat template (miniature only)."""
+
+    vocabulary: int = 4096
+    sources: list[Source] = field(default_factory=list)
+    target_share: float = 0.1        # of the characters it is trained on
+    characters: int = 4_000_000
+
+
+@dataclass
+class BackboneConfig:
+    """Stage `backbone`: a small Llama from scratch, or (`initial` = "parent:initial") one that goes on from another."""
+
+    initial: str = ""
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    layers: int = 4
+    hidden: int = 128
+    heads: int = 4
+    intermediate: int = 384
+    mixture: Mixture = field(default_factory=Mixture)
+    pack: Pack = field(default_factory=Pack)
+    train: Train = field(default_factory=Train)
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+@dataclass
+class EncoderConfig:
+    """Stage `encoder`: a vision tower trained contrastively on (image, English name), as CLIP was."""
+
+    sources: list[Source] = field(default_factory=list)
+    image_size: int = 48
+    epochs: int = 70
+    batch: int = 256
+    lr: float = 6e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+@dataclass
+class FinetuneConfig:
+    """Stages `align` (connector only) and `finetune` (connector and backbone)."""
+
+    model: Model = field(default_factory=Model)
+    mixture: Mixture = field(default_factory=Mixture)
+    pack: Pack = field(default_factory=Pack)
+    train: Train = field(default_factory=Train)
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+@dataclass
+class Task:
+    """One subset of evaluation items, e.g. data="emoji-eu", subset="eval-emojione"; `limit` 0 means all."""
+
+    data: str = ""
+    subset: str = ""
+    limit: int = 0
+
+
+@dataclass
+class EvaluateConfig:
+    tasks: list[Task] = field(default_factory=list)
+    languages: list[str] = field(default_factory=lambda: ["en", "eu"])
+    calibrate: bool = True           # also score every option on a blank image
+    generate: bool = True
+    max_new_tokens: int = 24
+    batch: int = 64
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+SCHEMAS: dict[str, type] = {
+    "core.encoder:encoder": EncoderConfig,
+    "core.backbone:backbone": BackboneConfig,
+    "core.train:align": FinetuneConfig,
+    "core.train:finetune": FinetuneConfig,
+    "core.evaluate:evaluate": EvaluateConfig,
+}
+
+
+def structured(schema: type[T], values: Mapping[str, Any]) -> T:
+    """`values` over the defaults of the dataclass `schema`, typed and checked.
+
+    Raises UserError that names the key, its place and the nearest valid key, or the value that has the wrong type."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _check_keys(schema, values, "")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)))
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"configuration key '{getattr(error, 'full_key', '?')}': {reason}") from error
+
+
+def resolve(function: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete configuration of a stage function as plain data, defaults filled in; as given if it has no schema."""
+    from omegaconf import OmegaConf
+
+    schema = SCHEMAS.get(function)
+    if schema is None:
+        return OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(OmegaConf.structured(structured(schema, values)))  # type: ignore[return-value]
+
+
+def _check_keys(schema: Any, values: Any, place: str) -> None:
+    if not is_dataclass(schema) or not isinstance(values, Mapping):
+        return
+    import typing
+
+    hints = typing.get_type_hints(schema)
+    known = {f.name: hints[f.name] for f in fields(schema)}
+    for key, value in values.items():
+        where = f"{place}{key}"
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1, 0.4)
+            hint = f"did you mean '{place}{near[0]}'?" if near else f"valid keys: {', '.join(known)}"
+            raise UserError(f"unknown configuration key '{where}': {hint}")
+        arguments = typing.get_args(known[key])
+        if arguments and isinstance(value, (list, tuple)):
+            for number, element in enumerate(value):
+                _check_keys(arguments[0], element, f"{where}[{number}].")
+        else:
+            _check_keys(known[key], value, f"{where}.")

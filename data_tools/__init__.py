@@ -1,0 +1,1 @@
+"""FROM WHAT it learns: sources -> parallel shards; translation; quality; verification."""

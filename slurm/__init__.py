@@ -1,0 +1,1 @@
+"""WHERE it runs: cluster profiles, submission through submitit, signals, observation, and the local backend."""
