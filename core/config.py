@@ -25,7 +25,7 @@ class Runtime:
     ranks_per_node: int = 1          # one rank per GPU; on a CPU one process
     threads: int = 1                 # CPU threads per rank
     workers: int = 0                 # data-loading processes per rank
-    micro_batch: int = 1             # packs per forward pass and rank; accumulation follows from global batch and world size
+    micro_batch: int = 1             # packs per forward pass and rank; accumulation follows from it
     zero_stage: int = 0              # DeepSpeed ZeRO 0-3
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -208,7 +208,7 @@ def structured(schema: type[T], values: Mapping[str, Any]) -> T:
 
 
 def resolve(function: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete configuration of a stage function as plain data, defaults filled in; as given if it has no schema."""
+    """The complete configuration of a stage function as plain data, defaults filled in; as given without a schema."""
     from omegaconf import OmegaConf
 
     schema = SCHEMAS.get(function)

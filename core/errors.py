@@ -1,4 +1,4 @@
-"""The two exceptions that mean something to the outside: a mistake that its reader can mend, and a run that was asked to stop.
+"""The two exceptions that mean something to the outside: a mistake that its reader can mend, and a stop on request.
 
 Everything else that is raised is a fault of begira's own and keeps its traceback."""
 

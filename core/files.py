@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a restart, never sees half of one: a temporary name in the same folder, then rename."""
+"""Writing files so that nobody ever sees half of one: a temporary name in the same folder, then rename."""
 from __future__ import annotations
 
 import errno

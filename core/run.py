@@ -1,10 +1,10 @@
-"""A run as the code that executes it sees it: one directory with its configuration, its parents and the records it writes.
+"""A run as the code that executes it sees it: one directory with its configuration, its parents and its records.
 
     config.yaml  spec.json  env.json  attempts/0001.json  heartbeat.json  metrics.jsonl  tb/  logs/
     checkpoints/step_000400/  model/  items.parquet  result.json  DONE
 
-A stage is a function `stage(run: Run) -> dict`; what it returns becomes `result.json`. Who creates the directory, starts
-attempts and decides what runs next is not known here (experiments, slurm). Files are the only database.
+A stage is a function `stage(run: Run) -> dict`; what it returns becomes `result.json`. Who creates the directory,
+starts attempts and decides what runs next is not known here (experiments, slurm). Files are the only database.
 """
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run:
         """id, name, study, stage, function, axes, parents: {role: {"stage", "id"}}."""
         spec = read_json(self.path / "spec.json")
         if spec is None:
-            raise UserError(f"{self.path} is no run directory (no spec.json): `begira status GRID` lists the runs of a grid")
+            raise UserError(f"{self.path} is no run directory (no spec.json): `begira status GRID` lists a grid's runs")
         return spec
 
     @cached_property
@@ -53,7 +53,8 @@ class Run:
         try:
             link = self.spec["parents"][role]
         except KeyError:
-            raise UserError(f"run {self.spec['name']} has no parent '{role}': add it under `parents` in the grid") from None
+            name = self.spec["name"]
+            raise UserError(f"run {name} has no parent '{role}': add it under `parents` in the grid") from None
         return Run(self.path.parent.parent / link["stage"] / link["id"])
 
     @property

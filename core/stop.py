@@ -1,5 +1,7 @@
-"""One flag: this process was asked to stop, and why. Signal handlers do nothing but raise it; the training loop looks at
-it at step boundaries, where all ranks agree, save together and leave. Forked children (data workers) never act on it."""
+"""One flag: this process was asked to stop, and why.
+
+Signal handlers do nothing but raise it; the training loop looks at it at step boundaries, where all ranks agree, save
+together and leave. Forked children (data workers) never act on it."""
 from __future__ import annotations
 
 import os
