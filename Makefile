@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TARGET ?= eu
 export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
@@ -20,9 +21,9 @@ $(VENV)/installed: setup.cfg constraints.txt pyproject.toml
 install: $(VENV)/installed  ## create .venv and install begira with its test tools
 
 study: $(VENV)/installed  ## the whole study in miniature: data, training, evaluation, report
-	$(BIN)/begira data build emoji --lang $(or $(LANGUAGE),eu)
-	$(BIN)/begira submit mini $(if $(LANGUAGE),language=$(LANGUAGE))
-	$(BIN)/begira report mini $(if $(LANGUAGE),language=$(LANGUAGE))
+	$(BIN)/begira data build emoji --lang $(TARGET)
+	$(BIN)/begira submit mini language=$(TARGET)
+	$(BIN)/begira report mini language=$(TARGET)
 
 lint: $(VENV)/installed  ## ruff
 	$(BIN)/ruff check .
