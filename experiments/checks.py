@@ -1,0 +1,86 @@
+"""What can be known to go wrong before the first job: missing data sets, subsets, model folders; indivisible batches.
+
+Looks at file names and manifests only; loads no weights. A finding is one line: what, where, and what to do.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.files import read_json
+from experiments.expand import Desired
+from experiments.store import roots, site_config
+
+
+@dataclass
+class Finding:
+    """Something to mend. `grave` ones refuse a submission; the others are only said."""
+
+    what: str
+    remedy: str
+    grave: bool = True
+    runs: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.what} ({len(self.runs)} run{'s' * (len(self.runs) != 1)}): {self.remedy}"
+
+
+def check_runs(runs: Iterable[Desired]) -> list[Finding]:
+    """Findings over all runs, each once with the runs that it concerns."""
+    found: dict[str, Finding] = {}
+    for run in runs:
+        config = site_config(run)
+        for finding in _findings(run, config):
+            found.setdefault(finding.what, finding).runs.append(run.id)
+    return list(found.values())
+
+
+def _findings(run: Desired, config: Mapping[str, Any]) -> Iterator[Finding]:
+    runtime = run.runtime
+    yield from _data(config, Path(config["runtime"]["data_root"]))
+    model = config.get("model") or {}
+    for key in ("vision", "backbone"):
+        name = model.get(key)
+        if isinstance(name, str) and name and not name.startswith("parent:"):
+            yield from _model(name, Path(config["runtime"]["models_root"]))
+    initial = config.get("initial")
+    if isinstance(initial, str) and initial and not initial.startswith("parent:"):
+        yield from _model(initial, Path(config["runtime"]["models_root"]))
+    batch = (config.get("train") or {}).get("global_batch")
+    if batch and batch % run.world_size:
+        yield Finding(f"stage {run.stage}: global batch {batch} is not divisible by {runtime['nodes']} x "
+                      f"{runtime['ranks_per_node']} ranks", "change runtime.nodes or runtime.ranks_per_node")
+
+
+def _data(value: Any, root: Path) -> Iterator[Finding]:
+    """Every {data, subset} anywhere in the configuration."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("data"), str) and "subset" in value:
+            yield from _subset(value["data"], value["subset"], root)
+        for item in value.values():
+            yield from _data(item, root)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _data(item, root)
+
+
+def _subset(name: str, subset: str, root: Path) -> Iterator[Finding]:
+    if not name:
+        return
+    manifest = read_json(root / name / "manifest.json")
+    if manifest is None:
+        yield Finding(f"no data set {name} in {root}", f"`begira data build` makes it, or copy it to {root / name}")
+    elif subset and subset not in manifest.get("subsets", {}):
+        yield Finding(f"data set {name} has no subset {subset}",
+                      f"it has {', '.join(sorted(manifest.get('subsets', {})))}")
+
+
+def _model(name: str, root: Path) -> Iterator[Finding]:
+    folder = root / name
+    if not (folder / "config.json").is_file():
+        yield Finding(f"no model {name} in {root}",
+                      f"download it to {folder}" if roots().models == root else "set BEGIRA_MODELS")
+    elif not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        yield Finding(f"model {name} in {root} has no weights", f"download it again to {folder}")

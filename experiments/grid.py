@@ -1,0 +1,188 @@
+"""A grid as its YAML file states it: stages, shared values, axes. Read, inherited, merged, checked; not yet expanded.
+
+    name: mini                        # default: the file's name
+    inherit: other                    # start from another grid; what stands here is laid over it
+    data: {target: eu}                # shared values, used as ${data.target} in stages, config files and axes
+    base: {seed: 0}
+    stages:
+      finetune:
+        function: core.train:finetune
+        parents: {align: align}       # role: stage
+        config: [paper/finetune, {train: {seed: 1}}]   # files below experiments/configs or mappings, merged in order
+        runtime: {nodes: 2}           # does not enter the identity
+    targets: [evaluate]               # default: the last stage. What no target needs is not run
+    axes:
+      target_ratio: {key: finetune.mixture.target_ratio, values: [0, 0.2], name: "r{}"}
+      backbone:                       # named values: each sets dotted keys of stages or of shared values
+        llama: {}
+        latxa: {align.parents.backbone: adapt}
+    zip: [[a, b]]                     # these axes advance together instead of as a product
+    include: [{backbone: latxa}]      # if given, only points that match one of these are kept
+    exclude: [{target_ratio: "> 0.5", backbone: llama}]
+    set: {finetune.train.clip: 0.5}   # dotted keys, for every point (what `key=value` on the command line does)
+
+`experiments.expand` turns it into runs, `experiments.overrides` applies the command line's `key=value`.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from experiments.grid_file import CONFIGS, document_of, find, listed, merged, read_yaml
+from experiments.words import known, nearest, one_of, text
+
+SHARED = ("data", "base")
+_GRID_KEYS = ("name", "inherit", "description", "stages", "targets", "axes", "zip", "include", "exclude", "set",
+              *SHARED)
+_STAGE_KEYS = ("function", "parents", "config", "runtime")
+_AXIS_KEYS = ("key", "keys", "values", "name")
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of an axis: its label and the dotted keys that it sets."""
+
+    label: Any
+    settings: Mapping[str, Any]
+
+
+@dataclass
+class Axis:
+    name: str
+    keys: list[str]                    # what a plain value sets; empty for named values
+    values: list[Value]
+    form: str                          # how a run's name shows it, e.g. "r{}"
+    varies: bool = False               # more than one value in the file: names show it also when one is picked
+
+    def show(self, label: Any) -> str:
+        return self.form.replace("{}", text(label))
+
+
+@dataclass
+class Stage:
+    name: str
+    function: str
+    parents: dict[str, str]
+    config: dict[str, Any]             # merged, interpolations not yet resolved
+
+
+@dataclass
+class Grid:
+    name: str
+    stages: dict[str, Stage]
+    targets: list[str]
+    axes: dict[str, Axis]
+    shared: dict[str, Any] = field(default_factory=dict)
+    zipped: list[list[str]] = field(default_factory=list)
+    include: list[dict[str, Any]] = field(default_factory=list)
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    document: dict[str, Any] = field(default_factory=dict)  # the merged YAML, for study.yaml
+
+
+def load(reference: str | Path) -> Grid:
+    """The grid of that file, or of that name in experiments/grids. Raises UserError naming file, key and remedy."""
+    path = find(reference)
+    document = document_of(path)
+    try:
+        return build(document, path)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+
+
+def build(document: Mapping[str, Any], path: Path) -> Grid:
+    """A checked Grid from a merged document."""
+    known(document, _GRID_KEYS, "")
+    bodies = document.get("stages") or {}
+    stages = {name: _stage(name, body) for name, body in bodies.items() if body is not None}
+    if not stages:
+        raise UserError("a grid needs `stages`")
+    axes = {name: _axis(name, body) for name, body in (document.get("axes") or {}).items() if body is not None}
+    targets = document.get("targets") or [list(stages)[-1]]
+    grid = Grid(name=str(document.get("name") or path.stem), stages=stages,
+                targets=[targets] if isinstance(targets, str) else list(targets), axes=axes,
+                shared={key: dict(document.get(key) or {}) for key in SHARED},
+                zipped=[list(group) for group in document.get("zip") or []],
+                include=list(document.get("include") or []), exclude=list(document.get("exclude") or []),
+                settings=dict(document.get("set") or {}), source=str(path), document=dict(document))
+    check(grid)
+    return grid
+
+
+def check(grid: Grid) -> None:
+    """Every name that the grid mentions exists. Raises UserError with the nearest valid name."""
+    for target in grid.targets:
+        one_of(target, grid.stages, "targets: no stage")
+    for stage in grid.stages.values():
+        for role, parent in stage.parents.items():
+            one_of(parent, grid.stages, f"stages.{stage.name}.parents.{role}: no stage")
+    for axis in grid.axes.values():
+        for value in axis.values:
+            for key in value.settings:
+                check_key(grid, key, f"axes.{axis.name}: ")
+    for key in grid.settings:
+        check_key(grid, key, "set: ")
+    for group in grid.zipped:
+        for name in group:
+            one_of(name, grid.axes, "zip: no axis")
+    for condition in [*grid.include, *grid.exclude]:
+        for name in condition:
+            one_of(name, grid.axes, "include/exclude: no axis")
+
+
+def check_key(grid: Grid, key: str, place: str = "") -> None:
+    """A dotted key starts with a stage or with `data.`/`base.`; what follows is checked when runs are made."""
+    head, _, rest = str(key).partition(".")
+    if not rest or head not in (*grid.stages, *SHARED):
+        raise UserError(f"{place}unknown key '{key}': {nearest(head, [*grid.stages, *SHARED])}")
+
+
+def _stage(name: str, body: Mapping[str, Any]) -> Stage:
+    if "." in name or name in SHARED:
+        raise UserError(f"stages.{name}: a stage's name has no dot and is not one of {', '.join(SHARED)}")
+    known(body, _STAGE_KEYS, f"stages.{name}")
+    function = str(body.get("function", ""))
+    if function.count(":") != 1:
+        raise UserError(f"stages.{name}.function is '{function}': write module:function, e.g. core.train:finetune")
+    config: dict[str, Any] = {}
+    for entry in listed(body.get("config")):
+        config = merged(config, entry if isinstance(entry, Mapping) else read_yaml(CONFIGS / entry))
+    if body.get("runtime"):
+        config = merged(config, {"runtime": body["runtime"]})
+    return Stage(name, function, dict(body.get("parents") or {}), config)
+
+
+def _axis(name: str, body: Any) -> Axis:
+    if not isinstance(body, Mapping):
+        raise UserError(f"axes.{name}: write {{key: STAGE.KEY, values: [...]}} or named values")
+    spec = body if "values" in body else {"values": body}
+    known(spec, _AXIS_KEYS, f"axes.{name}")
+    keys = listed(spec.get("key")) + listed(spec.get("keys"))
+    values = spec["values"]
+    axis = Axis(name, keys, [], str(spec.get("name") or f"{name}={{}}"))
+    if isinstance(values, Mapping):
+        axis.values = [Value(label, _settings(axis, value)) for label, value in values.items()]
+    else:
+        axis.values = [plain_value(axis, label) for label in listed(values)]
+    if not axis.values:
+        raise UserError(f"axes.{name} has no values")
+    axis.varies = len(axis.values) > 1
+    return axis
+
+
+def plain_value(axis: Axis, label: Any) -> Value:
+    if not axis.keys:
+        raise UserError(f"axes.{axis.name}: the plain value {text(label)} needs a `key` that it sets")
+    return Value(label, dict.fromkeys(axis.keys, label))
+
+
+def _settings(axis: Axis, value: Any) -> dict[str, Any]:
+    if axis.keys:
+        return dict.fromkeys(axis.keys, value)
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"axes.{axis.name}: a named value is a mapping of dotted keys")
+    return dict(value or {})

@@ -1,0 +1,111 @@
+"""Desired minus observed gives actions. Pure, and idempotent: applied to the state that its actions lead to, it has
+nothing left to do. `begira plan` prints what it returns and `begira submit` does exactly that.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol
+
+from experiments.expand import Desired
+from experiments.state import Observation, State, Status, judge
+
+
+class Kind(str, Enum):
+    SUBMIT = "submit"        # never begun
+    RESUBMIT = "resubmit"    # begun, stopped or lost; goes on from its newest checkpoint
+    RELINK = "relink"        # queued behind a parent's job that is no longer the one: wait for the new one
+    CANCEL = "cancel"        # queued behind a parent that will never be done
+    NOTHING = "nothing"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Action:
+    kind: Kind
+    run: Desired
+    reason: str
+
+    @property
+    def starts(self) -> bool:
+        return self.kind in (Kind.SUBMIT, Kind.RESUBMIT)
+
+
+class Records(Protocol):
+    """What a run directory tells (experiments.store.Stored)."""
+
+    done: bool
+    attempts: list
+    heartbeat: dict
+    request: dict
+
+
+def statuses(runs: Sequence[Desired], records: Mapping[str, Records], observations: Mapping[str, Observation],
+             now: float) -> dict[str, Status]:
+    """Status per run id, parents before children, so that a run whose parent cannot be had is BLOCKED."""
+    result: dict[str, Status] = {}
+    for run in runs:
+        record, seen = records.get(run.id), observations.get(run.id, Observation())
+        if record is None:
+            status = judge(False, [], {}, {}, seen, now)
+        else:
+            status = judge(record.done, record.attempts, record.heartbeat, record.request, seen, now)
+        culprit = next((stage for stage, parent in run.parents.values()
+                        if parent in result and result[parent].ended_for_good), None)
+        if culprit and status.state in (State.PLANNED, State.STOPPED, State.LOST, State.FAILED):
+            status = replace(status, state=State.BLOCKED, reason=f"waits for {culprit}, which cannot be had")
+        result[run.id] = status
+    return result
+
+
+def reconcile(runs: Sequence[Desired], observed: Mapping[str, Status]) -> list[Action]:
+    """One action per run, parents before children."""
+    actions: dict[str, Action] = {}
+    for run in runs:
+        actions[run.id] = _action(run, observed, actions)
+    return list(actions.values())
+
+
+def _action(run: Desired, observed: Mapping[str, Status], actions: Mapping[str, Action]) -> Action:
+    status = observed[run.id]
+    state = status.state
+    if state is State.DONE:
+        return Action(Kind.NOTHING, run, "done")
+    parents = [parent for _, parent in run.parents.values()]
+    lost = next((parent for parent in parents if parent in observed and observed[parent].ended_for_good), None)
+    if state in (State.HELD, State.QUEUED):
+        if lost:
+            return Action(Kind.CANCEL, run, f"its parent {lost} cannot be had")
+        if _links_are_stale(status, parents, observed, actions):
+            return Action(Kind.RELINK, run, "its parent has a new job")
+        return Action(Kind.NOTHING, run, _because(state, status))
+    if state.live:
+        return Action(Kind.NOTHING, run, _because(state, status))
+    if state is State.BLOCKED:
+        return Action(Kind.NOTHING, run, f"blocked: {status.reason}")
+    if state is State.PLANNED:
+        return Action(Kind.RESUBMIT if status.attempts else Kind.SUBMIT, run, status.reason or "not yet run")
+    if status.may_retry:
+        return Action(Kind.RESUBMIT, run, _because(state, status))
+    return Action(Kind.NOTHING, run, _because(state, status) + ("" if state is State.CANCELLED else
+                                                                "; mend it, then `begira retry`"))
+
+
+def _links_are_stale(status: Status, parents: Sequence[str], observed: Mapping[str, Status],
+                     actions: Mapping[str, Action]) -> bool:
+    """It waits for a job of a parent that is not done and has, or gets, another job."""
+    for parent in parents:
+        if parent not in observed or parent not in status.waits_for or observed[parent].state is State.DONE:
+            continue
+        gets_new = parent in actions and (actions[parent].starts or actions[parent].kind is Kind.RELINK)
+        if gets_new or observed[parent].job != status.waits_for[parent]:
+            return True
+    return False
+
+
+def _because(state: State, status: Status) -> str:
+    words = str(state) + (f": {status.reason}" if status.reason else "")
+    return words + (f" ({status.used} fruitless attempts)" if status.used > 1 else "")
