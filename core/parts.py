@@ -1,0 +1,109 @@
+"""The parts of a model as files: where a part comes from, its hash, and the folder in which a run leaves what it trained.
+
+    <run>/model/  parts.json  config.json  tokenizer and processor files
+                  connector.safetensors  [vision/]  [backbone/]        only what this run trained
+
+A part that was not trained is not copied: parts.json names its source (a run's product or a pretrained folder) and the
+sha256 of its weights, and nobody uses it before the hash has been checked. Not here: how parts become one model (core.model).
+"""
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files import read_json, replacing, sha256
+from core.run import Run
+
+NAMES = ("vision", "connector", "backbone")
+SCHEMA = 1
+_hashes: dict[tuple[str, int, int], str] = {}  # a weight file is read once per process
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder with weights. `link` is how parts.json names it: {"run": "<stage>/<id>"} or {"model": "<owner>/<name>"}."""
+
+    folder: Path
+    link: dict[str, str]
+
+
+def find(reference: str, run: Run, models_root: Path | str) -> Source:
+    """The source that a configuration value names: "parent:ROLE" (that run's product) or a folder below `models_root`.
+
+    Raises UserError if the parent has left no product or the folder has no config.json."""
+    if reference.startswith("parent:"):
+        parent = run.parent(reference.removeprefix("parent:"))
+        source = Source(parent.path / "model", {"run": f"{parent.path.parent.name}/{parent.path.name}"})
+        remedy = f"run {parent.path.name} has not finished; `begira submit` trains it first"
+    else:
+        source = Source(Path(models_root) / reference, {"model": reference})
+        remedy = "download the model into that folder, or set runtime.models_root"
+    if not (source.folder / "config.json").is_file():
+        raise UserError(f"no model in {source.folder} (no config.json): {remedy}")
+    return source
+
+
+def resolve(link: dict[str, str], run_dir: Path, models_root: Path | str) -> Path:
+    """The folder behind a link of parts.json, seen from the run directory `run_dir`."""
+    return run_dir.parent.parent / link["run"] / "model" if "run" in link else Path(models_root) / link["model"]
+
+
+def weights_hash(folder: Path | str) -> str:
+    """sha256 over config.json and the weight files of a folder (names and bytes). Independent of where it lies."""
+    folder = Path(folder)
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin"), folder / "config.json"])
+    if len(files) < 2:
+        raise UserError(f"no weights in {folder} (*.safetensors or pytorch_model*.bin): restore the folder")
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.name}\0{_file_hash(file)}\0".encode())
+    return total.hexdigest()
+
+
+def check(folder: Path, expected: str, part: str) -> None:
+    """Raise UserError unless the weights of `folder` have the hash under which a run used them."""
+    found = weights_hash(folder)
+    if found != expected:
+        raise UserError(f"the {part} in {folder} is not the one that was trained with (sha256 {found[:12]}, expected "
+                        f"{expected[:12]}): restore that folder, or train the run anew")
+
+
+def read_manifest(model_dir: Path) -> dict[str, Any]:
+    """parts.json of a product. Raises UserError if it is missing or of another schema."""
+    manifest = read_json(model_dir / "parts.json")
+    if manifest is None:
+        raise UserError(f"no trained model in {model_dir} (no parts.json): the run has not finished or is no training run")
+    if manifest.get("schema") != SCHEMA:
+        raise UserError(f"{model_dir}/parts.json has schema {manifest.get('schema')}, this version reads {SCHEMA}")
+    return manifest
+
+
+def save_tensors(path: Path, tensors: dict[str, Any]) -> str:
+    """Write a safetensors file atomically; its sha256."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
+                  metadata={"format": "pt"})
+    return sha256(path)
+
+
+def load_tensors(path: Path, expected: str | None = None) -> dict[str, Any]:
+    """Tensors of a safetensors file, its sha256 checked first if given."""
+    from safetensors.torch import load_file
+
+    if expected is not None and _file_hash(path) != expected:
+        raise UserError(f"{path} does not have the sha256 of its parts.json: restore it, or train the run anew")
+    return load_file(path)
+
+
+
+def _file_hash(path: Path) -> str:
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    if key not in _hashes:
+        _hashes[key] = sha256(path)
+    return _hashes[key]
