@@ -1,6 +1,6 @@
 """A grid as its YAML file states it: stages, shared values, axes. Read, inherited, merged, checked; not yet expanded.
 
-    name: mini                        # default: the file's name
+    name: mini-${data.target}         # default: the file's name
     inherit: other                    # start from another grid; what stands here is laid over it
     data: {target: eu}                # shared values, used as ${data.target} in stages, config files and axes
     base: {seed: 0}
@@ -71,7 +71,7 @@ class Stage:
 
 @dataclass
 class Grid:
-    name: str
+    title: str                         # interpolations not yet resolved
     stages: dict[str, Stage]
     targets: list[str]
     axes: dict[str, Axis]
@@ -82,6 +82,17 @@ class Grid:
     settings: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     document: dict[str, Any] = field(default_factory=dict)  # the merged YAML, for study.yaml
+
+    @property
+    def name(self) -> str:
+        """The study's name, with the shared values as they are set now."""
+        from omegaconf import OmegaConf
+
+        shared = OmegaConf.create(self.shared)
+        for key, value in self.settings.items():
+            if key.partition(".")[0] in SHARED:
+                OmegaConf.update(shared, key, value)
+        return str(OmegaConf.to_container(OmegaConf.merge({"name": self.title}, shared), resolve=True)["name"])
 
 
 def load(reference: str | Path) -> Grid:
@@ -103,7 +114,7 @@ def build(document: Mapping[str, Any], path: Path) -> Grid:
         raise UserError("a grid needs `stages`")
     axes = {name: _axis(name, body) for name, body in (document.get("axes") or {}).items() if body is not None}
     targets = document.get("targets") or [list(stages)[-1]]
-    grid = Grid(name=str(document.get("name") or path.stem), stages=stages,
+    grid = Grid(title=str(document.get("name") or path.stem), stages=stages,
                 targets=[targets] if isinstance(targets, str) else list(targets), axes=axes,
                 shared={key: dict(document.get(key) or {}) for key in SHARED},
                 zipped=[list(group) for group in document.get("zip") or []],
