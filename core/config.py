@@ -141,12 +141,19 @@ class BackboneConfig:
 class EncoderConfig:
     """Stage `encoder`: a vision tower trained contrastively on (image, English name), as CLIP was."""
 
-    sources: list[Source] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)   # the first names the images, further ones add phrases
+    evaluate: list[Source] = field(default_factory=list)  # zero-shot accuracy on these at the end
+    language: str = "en"
     image_size: int = 48
-    epochs: int = 70
-    batch: int = 256
-    lr: float = 6e-3
+    hidden: int = 192
+    depth: int = 2                   # attention blocks before the subsampling to 4 tokens
+    epochs: int = 30
+    batch: int = 64
+    lr: float = 3e-3
     weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    phrases: float = 0.5             # weight of the loss on a random phrase (keyword) beside that on the name
+    augment: float = 0.5             # strength; 0 only mirrors
     seed: int = 0
     runtime: Runtime = field(default_factory=Runtime)
 
