@@ -1,0 +1,92 @@
+"""`begira data build NAME`: finds the builder, checks its options, and does nothing where the result stands already.
+
+Progress goes to standard error; what was done comes back as plain data.
+"""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.config import structured
+from core.errors import UserError
+from core.files import read_json
+
+NAMES = ("emoji",)
+
+
+def build(name: str, out: Path | str | None = None, lang: str = "eu",
+          overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Build data set `name` for target language `lang` in `out` (default: <data root>/<name>-<lang>).
+
+    Returns {"path", "state": "built" | "unchanged", "manifest", "seconds"}. Raises UserError for an unknown name or
+    option, and whatever the builder finds wrong."""
+    if name not in NAMES:
+        raise UserError(f"unknown data set '{name}': `begira data build` knows {', '.join(NAMES)}")
+    from data_tools import emoji
+
+    options = structured(emoji.Options, overrides or {})
+    out = Path(out) if out else Path(os.environ.get("BEGIRA_DATA") or "data") / f"{name}-{lang}"
+    if lang == options.base:
+        raise UserError(f"--lang {lang} is the base language itself: choose another one, e.g. eu or cy")
+    recipe = _recipe(name, lang, options)
+    started = time.monotonic()
+    manifest = read_json(out / "manifest.json")
+    if manifest and manifest.get("recipe") == recipe and _complete(out, manifest):
+        return {"path": str(out), "state": "unchanged", "manifest": manifest, "seconds": time.monotonic() - started}
+    with _progress(f"{name}-{lang}") as (say, progress):
+        manifest = emoji.build(out, lang, options, recipe, say, progress)
+    return {"path": str(out), "state": "built", "manifest": manifest, "seconds": time.monotonic() - started}
+
+
+def _recipe(name: str, lang: str, options: Any) -> str:
+    """Hash of everything that decides the result: options, package pins, prompts, the builder's version."""
+    from data_tools import emoji, fetch, prompts
+
+    chosen = {k: v for k, v in dataclasses.asdict(options).items() if k != "processes"}
+    pins = sorted(f"{p.label} {p.sha256}" for p in fetch.packages().values())
+    asked = [prompts.read(language) for language in (options.base, lang)]
+    text = json.dumps([name, lang, emoji.RECIPE, chosen, pins, asked], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _complete(out: Path, manifest: Mapping[str, Any]) -> bool:
+    """Every shard is there in its size, with its index; `begira data check` looks inside."""
+    for subset in manifest["subsets"].values():
+        for shard in subset["shards"]:
+            file = out / shard["file"]
+            if not file.exists() or file.stat().st_size != shard["bytes"] or not (out / shard["index"]).exists():
+                return False
+    return True
+
+
+class _progress:
+    """A bar on standard error: `say(text)` names the step, `progress(done, of)` moves the bar."""
+
+    def __init__(self, title: str):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self.bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), TimeElapsedColumn(),
+                            console=Console(file=sys.stderr), transient=True)
+        self.title = title
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=None)
+        return self._say, self._advance
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def _say(self, text: str) -> None:
+        self.bar.update(self.task, description=f"{self.title}: {text}", total=None)
+
+    def _advance(self, done: int, of: int) -> None:
+        self.bar.update(self.task, completed=done, total=of)
