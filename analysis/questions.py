@@ -1,0 +1,86 @@
+"""What a study asks, declared before it is run: the section `analysis` of its grid, with defaults.
+
+    analysis:
+      benchmark: naming          # the score that decides; others are reported beside it
+      subsets: [eval-emojione]   # default: every subset whose name does not hold "dev"
+      set: A                     # concepts that may appear with target-language text; "" means all
+      margin: 0.03               # a difference of scores that would not matter
+      claim: 0.2                 # the ratio that is claimed to be enough
+      alpha: 0.05                # family-wise error over all questions and looks
+      looks: 2                   # how often the data may be looked at: once, and once after `begira next`
+      backbone: [llama, latxa]   # reference, adapted
+      text_only: {none: none, control: english, target: target}
+
+Nothing here reads a run. Levels that the study does not have leave their question unanswered, and the report says
+so."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from core.errors import UserError
+
+
+@dataclass
+class Questions:
+    benchmark: str = "naming"
+    subsets: list[str] = field(default_factory=list)
+    set: str = "A"
+    measure: str = "correct"         # correct | exact | chrf
+    margin: float = 0.03
+    claim: float = 0.2
+    alpha: float = 0.05
+    looks: int = 2
+    base_language: str = "en"
+    target_language: str = ""        # default: the other language of the evaluations
+    ratio_axis: str = "target_ratio"
+    backbone_axis: str = "backbone"
+    backbone: list[str] = field(default_factory=list)
+    text_axis: str = "text_only"
+    text_only: dict[str, str] = field(default_factory=dict)
+    seed_axis: str = "seed"
+
+    @property
+    def level(self) -> float:
+        """One-sided error probability that all questions share at one look."""
+        return self.alpha / self.looks
+
+
+def declared(grid: Mapping[str, Any] | None) -> Questions:
+    """The section `analysis` of a grid document over the defaults. Raises UserError for an unknown key or bad value."""
+    section = dict((grid or {}).get("analysis") or {})
+    known = {item.name: item for item in fields(Questions)}
+    for key in section:
+        if key not in known:
+            raise UserError(f"analysis.{key}: unknown key, choose from {', '.join(known)}")
+    questions = Questions(**section)
+    for key in ("margin", "alpha"):
+        if not 0 < float(getattr(questions, key)) < 1:
+            raise UserError(f"analysis.{key} is {getattr(questions, key)}: give a number between 0 and 1")
+    if int(questions.looks) < 1:
+        raise UserError(f"analysis.looks is {questions.looks}: give 1 or more")
+    return questions
+
+
+def settled(questions: Questions, languages: Iterable[str], levels: Mapping[str, Iterable[Any]]) -> Questions:
+    """The declaration with what it left open filled from the data: target language, backbones, roles of text-only."""
+    from dataclasses import replace
+
+    others = [language for language in languages if language != questions.base_language]
+    backbones = questions.backbone or _ordered(levels.get(questions.backbone_axis, ()), ("llama", "base", "none"))
+    text = questions.text_only or _roles(levels.get(questions.text_axis, ()))
+    return replace(questions, target_language=questions.target_language or (others[0] if others else ""),
+                   backbone=[str(name) for name in backbones], text_only={k: str(v) for k, v in text.items()})
+
+
+def _ordered(levels: Iterable[Any], first: tuple[str, ...]) -> list[Any]:
+    return sorted(levels, key=lambda level: (level not in first, str(level)))
+
+
+def _roles(levels: Iterable[Any]) -> dict[str, Any]:
+    """Which text-only level plays which role, by the names that the mixture uses."""
+    words = {"none": ("none", "no"), "control": ("english", "base", "en", "control"), "target": ("target",)}
+    levels = list(levels)
+    return {role: next(level for level in levels if str(level) in names)
+            for role, names in words.items() if any(str(level) in names for level in levels)}

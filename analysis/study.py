@@ -1,0 +1,131 @@
+"""A collected study as the questions see it: estimates of one score in one language, and balanced weights over
+conditions.
+
+Built once per report; answers, tables and figures take their numbers from here, so they cannot disagree."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.collect import Collected
+from analysis.estimates import Estimates, estimate
+from analysis.items import Items, load_items
+from analysis.names import language_name
+from analysis.questions import Questions, settled
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Study:
+    collected: Collected
+    questions: Questions
+    axes: list[str]                                    # axes of the evaluations without the seed
+    runs: pd.DataFrame                                 # index: run id; columns: axes and the seed
+    _items: dict[str, Items] = field(default_factory=dict, repr=False)
+    _estimates: dict[tuple, Estimates | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def target(self) -> str:
+        return language_name(self.questions.target_language)
+
+    @property
+    def base(self) -> str:
+        return language_name(self.questions.base_language)
+
+    def items(self, measure: str) -> Items:
+        if measure not in self._items:
+            self._items[measure] = load_items(self.collected.runs, measure)
+        return self._items[measure]
+
+    def select(self, items: Items, benchmark: str | None = None, language: str | None = None, group: str = "",
+               subsets: list[str] | None = None, cognates: bool = True) -> np.ndarray:
+        """Mask of items (items,). `group` is the concept set; `subsets` default to all that are not for development."""
+        frame = items.described
+        mask = np.isin(frame["subset"], self.subsets(items) if subsets is None else subsets)
+        for column, wanted in (("task", benchmark), ("language", language), ("set", group)):
+            if wanted and column in frame:
+                mask &= (frame[column] == wanted).to_numpy()
+        if not cognates and "cognate" in frame:
+            mask &= ~frame["cognate"].fillna(False).to_numpy(bool)
+        return mask
+
+    def subsets(self, items: Items) -> list[str]:
+        """The declared subsets (by their own name or by their style's), or all whose name does not hold "dev"."""
+        present = sorted(set(items.described["subset"]))
+        wanted = set(self.questions.subsets) | {name.removeprefix("eval-") for name in self.questions.subsets}
+        return [name for name in present if (name in wanted if wanted else "dev" not in name)]
+
+    def estimates(self, language: str, benchmark: str | None = None, group: str | None = None,
+                  measure: str | None = None, subsets: tuple[str, ...] | None = None,
+                  cognates: bool = True) -> Estimates | None:
+        """Estimates of a score over all conditions, by default the one that decides; None where nobody was asked."""
+        q = self.questions
+        key = (language, benchmark or q.benchmark, q.set if group is None else group, measure or q.measure, subsets,
+               cognates)
+        if key not in self._estimates:
+            items = self.items(key[3])
+            mask = self.select(items, key[1], language, key[2], None if subsets is None else list(subsets), cognates)
+            self._estimates[key] = self._estimate(items.only(mask))
+        return self._estimates[key]
+
+    def _estimate(self, items: Items) -> Estimates | None:
+        asked = ~np.isnan(items.score).all(axis=1)
+        items = items.of_runs(np.array(items.runs)[asked]).complete()
+        if not items.runs or items.score.shape[1] < 2:
+            return None
+        clusters = items.described.get("concept")
+        known = clusters is not None and clusters.notna().all()
+        return estimate(items.score, self.runs.loc[items.runs], clusters.to_numpy() if known else None,
+                        self.questions.seed_axis)
+
+    def realised(self, level: Any) -> float:
+        """Mean realised ratio of the runs with that level of the ratio axis."""
+        scores, axis = self.collected.scores, self.questions.ratio_axis
+        column = scores.get("realised_ratio_sample")
+        if column is None:
+            return float(level)
+        value = column[scores[axis] == level].dropna().mean()
+        return float(level) if np.isnan(value) else float(value)
+
+    def levels(self, axis: str) -> list[Any]:
+        if axis not in self.runs:
+            return []
+        return sorted(self.runs[axis].dropna().unique().tolist(), key=lambda v: (isinstance(v, str), v))
+
+
+def study_of(collected: Collected, questions: Questions) -> Study:
+    """Raises UserError if no evaluation has finished."""
+    import pandas as pd
+
+    done = [run for run in collected.runs if run.is_evaluation and run.done]
+    if not done:
+        raise UserError("no evaluation of this study is done yet: `begira status GRID` shows how far it is")
+    runs = pd.DataFrame([{axis: run.axes.get(axis) for axis in collected.axes} for run in done],
+                        index=[run.id for run in done], columns=collected.axes)
+    languages = sorted(set(collected.scores["language"].dropna())) if len(collected.scores) else []
+    levels = {axis: runs[axis].dropna().unique().tolist() for axis in collected.axes}
+    questions = settled(questions, languages, levels)
+    axes = [axis for axis in collected.axes if axis != questions.seed_axis]
+    return Study(collected, questions, axes, runs)
+
+
+def balanced(conditions: pd.DataFrame, axis: str, levels: list[Any],
+             keep: np.ndarray | None = None) -> np.ndarray | None:
+    """Weights (levels, conditions): for each level the mean over those combinations of the other axes that all levels
+    have. `keep` (conditions,) restricts the conditions. None if no combination is complete."""
+    if axis not in conditions:
+        return None
+    keep = np.ones(len(conditions), bool) if keep is None else keep
+    others = [name for name in conditions.columns if name != axis]
+    rest = conditions[others].astype(str).agg("|".join, axis=1).to_numpy() if others else np.full(len(conditions), "")
+    of_level = [keep & (conditions[axis].astype(str) == str(level)).to_numpy() for level in levels]
+    common = set.intersection(*(set(rest[mask]) for mask in of_level)) if levels else set()
+    if not common:
+        return None
+    shared = np.isin(rest, list(common))
+    return np.array([(mask & shared) / (mask & shared).sum() for mask in of_level])

@@ -1,0 +1,238 @@
+"""Simulated studies with known truth: do the intervals cover, are wrong answers as rare as promised, does `next` save runs?
+
+    python -m benchmarks.simulate_studies [--studies 1000] [--markdown]
+
+Each study is a full grid (5 ratios x 2 backbones x 3 text-only levels) whose answers are drawn item by item: items differ
+in difficulty and in what they gain from the ratio, runs of one seed share something, and every run has its own deviation.
+Nothing of the analysis is replaced; only the reading of files is skipped."""
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+RATIOS = (0.0, 0.05, 0.2, 0.5, 1.0)
+BACKBONES = ("llama", "latxa")
+TEXTS = ("none", "english", "target")
+MARGIN = 0.03
+CURVES = {  # name: (score per ratio); the gap at 0.2 decides the first question
+    "steep": (.27, .34, .45, .52, .60), "at the margin": (.27, .36, .55 - MARGIN - 1e-9, .545, .55),
+    "saturated": (.27, .42, .545, .55, .55), "close": (.27, .40, .535, .55, .55)}
+
+
+@dataclass
+class World:
+    """What is true of one simulated study, and its random effects (drawn once; more seeds may be added later)."""
+
+    curve: str = "steep"
+    adapted: float = 0.0
+    text: float = 0.0
+    concepts: int = 330
+    styles: int = 2
+    run: float = 0.012               # standard deviation between runs
+    shared: float = 0.006            # standard deviation shared by runs of one seed
+    item: float = 0.2
+    slope: float = 0.06              # items differ in what they gain at each ratio
+    seed: int = 0
+    rng: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+        concept = self.rng.normal(0, self.item * .8, self.concepts)
+        self.difficulty = np.repeat(concept, self.styles) + self.rng.normal(0, self.item * .6, self.concepts * self.styles)
+        self.gain = self.rng.normal(0, self.slope, (len(RATIOS), len(self.difficulty)))
+        self.of_seed: dict[int, float] = {}
+
+    def chance(self, point: dict) -> float:
+        return (CURVES[self.curve][RATIOS.index(point["target_ratio"])] + self.adapted * (point["backbone"] == "latxa")
+                + self.text * (point["text_only"] == "target"))
+
+    def draw(self, point: dict) -> np.ndarray:
+        """Answers (items,) of one run."""
+        shared = self.of_seed.setdefault(point["seed"], self.rng.normal(0, self.shared))
+        chance = (self.chance(point) + self.difficulty + self.gain[RATIOS.index(point["target_ratio"])] + shared
+                  + self.rng.normal(0, self.run))
+        return (self.rng.random(len(chance)) < chance).astype(np.float32)
+
+    def expected(self, point: dict) -> float:
+        """Mean score over all items and runs that could have been drawn: chances below 0 and above 1 are cut there."""
+        from scipy.special import ndtri
+
+        spread = np.sqrt(self.item**2 + self.slope**2 + self.shared**2 + self.run**2)
+        return float(np.clip(self.chance(point) + spread * ndtri((np.arange(4000) + .5) / 4000), 0, 1).mean())
+
+
+def grid(seeds) -> list[dict]:
+    return [dict(zip(("target_ratio", "backbone", "text_only", "seed"), point, strict=True))
+            for point in itertools.product(RATIOS, BACKBONES, TEXTS, seeds)]
+
+
+class Simulated:
+    """A study that grows: runs are drawn when they are asked for."""
+
+    def __init__(self, world: World, looks: int = 2):
+        from analysis.questions import Questions
+
+        self.world, self.points, self.rows = world, [], []
+        self.questions = Questions(margin=MARGIN, looks=looks, target_language="eu", backbone=list(BACKBONES),
+                                   text_only={"none": "none", "control": "english", "target": "target"})
+
+    def run(self, points: list[dict]) -> None:
+        self.points += points
+        self.rows += [self.world.draw(point) for point in points]
+
+    def study(self):
+        import pandas as pd
+
+        from analysis.collect import Collected
+        from analysis.items import Items
+        from analysis.study import Study
+
+        ids = [str(number) for number in range(len(self.points))]
+        runs = pd.DataFrame(self.points, index=ids)
+        n = len(self.world.difficulty)
+        described = pd.DataFrame({"item": range(n), "task": "naming", "language": "eu", "subset": "eval", "set": "A",
+                                  "concept": np.repeat(np.arange(self.world.concepts), self.world.styles)})
+        empty = pd.DataFrame()
+        collected = Collected([], empty, empty, empty, list(runs.columns))
+        study = Study(collected, self.questions, ["target_ratio", "backbone", "text_only"], runs)
+        study._items["correct"] = Items(ids, described, np.array(self.rows))
+        return study
+
+    def answers(self):
+        from analysis.answers import answer
+
+        study = self.study()
+        return study, answer(study, resample=False)
+
+
+def truths(world: World) -> dict[str, set[str]]:
+    """The verdicts that would be right, by question."""
+    gap = max(CURVES[world.curve]) - CURVES[world.curve][RATIOS.index(0.2)]
+    text = ({"yes"} if world.text > 0 else set()) | ({"no"} if world.text < MARGIN else set())
+    return {"ratio": {"yes" if gap < MARGIN else "no"}, "text_only": text,
+            "backbone": {"yes" if abs(world.adapted) < MARGIN else "no"}}
+
+
+def intervals(world: World, answers) -> dict[str, bool]:
+    """Which 95 % intervals hold the truth."""
+    estimates = answers.estimates
+    expected = np.array([world.expected(row) for row in estimates.conditions.to_dict("records")])
+    held = {}
+    for key, weights in (("ratio", answers.curve.weights[-1] - answers.curve.weights[2]),
+                         ("backbone", answers.backbone.weights), ("text_only", answers.text_only.weights),
+                         ("one condition", np.eye(len(expected))[0]),
+                         ("two conditions", np.eye(len(expected))[7] - np.eye(len(expected))[13])):
+        low, high = estimates.contrast(weights).interval()
+        held[key] = bool(low <= weights @ expected <= high)
+    smallest = true_smallest(answers.curve.weights @ expected)
+    low, high = answers.curve.interval
+    held["smallest ratio"] = bool(low - 1e-9 <= smallest <= high + 1e-9)
+    return held
+
+
+def true_smallest(means: np.ndarray) -> float:
+    from analysis.ratio import crossing
+
+    return float(crossing(np.array(RATIOS), means, MARGIN))
+
+
+def validity(studies: int, seeds: int = 3) -> dict:
+    """Coverage and family-wise error over worlds that sit where wrong answers are likeliest: on the bounds."""
+    worlds = itertools.product(CURVES, (0.0, MARGIN + 1e-9, -.015), (0.0, MARGIN, .01))
+    held, wrong, decided, bias = [], [], [], []
+    for number, (curve, adapted, text) in zip(range(studies), itertools.cycle(worlds)):
+        world = World(curve, adapted, text, seed=number)
+        simulated = Simulated(world)
+        simulated.run(grid(range(seeds)))
+        _, answers = simulated.answers()
+        right = truths(world)
+        verdicts = {one.key: one.verdict for one in answers.all()}
+        held.append(intervals(world, answers))
+        wrong.append(any(v != "not decided" and v not in right[k] for k, v in verdicts.items()))
+        decided.append(np.mean([v != "not decided" for v in verdicts.values()]))
+        expected = np.array([world.expected(row) for row in answers.estimates.conditions.to_dict("records")])
+        bias.append(answers.curve.smallest - true_smallest(answers.curve.weights @ expected))
+    coverage = {key: float(np.mean([row[key] for row in held])) for key in held[0]}
+    return {"studies": studies, "coverage": coverage, "wrong": float(np.mean(wrong)), "decided": float(np.mean(decided)),
+            "bias": float(np.mean(bias)), "bias_error": float(np.std(bias) / np.sqrt(studies))}
+
+
+def savings(studies: int, start: int = 2, most: int = 14) -> dict:
+    """Runs of "look, then `next`" against equal seeding of the whole grid in one look, at the same share of decisions."""
+    from analysis.further import further_points
+
+    worlds = list(itertools.product(("steep", "saturated", "close"), (0.0, .015, .05), (0.0, .015, .03)))
+    runs, decided, wrong = [], [], []
+    for number in range(studies):
+        world = World(*worlds[number % len(worlds)], concepts=900, run=.02, seed=100_000 + number)
+        simulated = Simulated(world, looks=2)
+        simulated.run(grid(range(start)))
+        study, answers = simulated.answers()
+        errors = _wrong(world, answers)
+        first = {one.key: one.verdict for one in answers.all()}
+        simulated.run(further_points(study, answers, most))
+        if len(simulated.points) > len(grid(range(start))):
+            answers = simulated.answers()[1]
+            errors |= any(one.verdict not in (*truths(world)[one.key], "not decided") for one in answers.all()
+                          if first[one.key] == "not decided")
+        verdicts = [first[one.key] if first[one.key] != "not decided" else one.verdict for one in answers.all()]
+        runs.append(len(simulated.points))
+        decided.append(np.mean([v != "not decided" for v in verdicts]))
+        wrong.append(errors)
+    power = float(np.mean(decided))
+    equal = [(seeds, _equal(worlds, studies, seeds)) for seeds in range(start, start + 5)]
+    return {"studies": studies, "runs": float(np.mean(runs)), "decided": power, "wrong": float(np.mean(wrong)),
+            "equal": [(seeds, seeds * len(grid([0])), share) for seeds, share in equal],
+            "equal_runs": _runs_for(power, equal)}
+
+
+def _equal(worlds: list, studies: int, seeds: int) -> float:
+    shares = []
+    for number in range(studies):
+        simulated = Simulated(World(*worlds[number % len(worlds)], concepts=900, run=.02, seed=100_000 + number), looks=1)
+        simulated.run(grid(range(seeds)))
+        shares.append(np.mean([one.verdict != "not decided" for one in simulated.answers()[1].all()]))
+    return float(np.mean(shares))
+
+
+def _wrong(world: World, answers) -> bool:
+    right = truths(world)
+    return any(one.verdict not in (*right[one.key], "not decided") for one in answers.all())
+
+
+def _runs_for(power: float, equal: list[tuple[int, float]]) -> float:
+    """Runs at which equal seeding decides as much, interpolated; infinite if it never does within the range."""
+    for (few, low), (many, high) in itertools.pairwise(equal):
+        if low <= power <= high:
+            return len(grid([0])) * (few + (many - few) * (power - low) / max(high - low, 1e-9))
+    return float("inf") if power > equal[-1][1] else len(grid([0])) * equal[0][0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--savings", type=int, default=200, help="studies for the comparison with equal seeding")
+    options = parser.parse_args()
+    began = time.process_time()
+    found = validity(options.studies)
+    error = np.sqrt(found["wrong"] * (1 - found["wrong"]) / found["studies"])
+    print(f"{found['studies']} studies of {len(grid(range(3)))} runs, {time.process_time() - began:.0f} CPU-s")
+    for key, share in found["coverage"].items():
+        print(f"  coverage of the 95 % interval, {key}: {share:.3f}")
+    print(f"  studies with any wrong answer at one of two looks: {found['wrong']:.3f} +- {error:.3f} (limit 0.025)")
+    print(f"  questions decided: {found['decided']:.2f}")
+    print(f"  smallest ratio, estimate minus truth: {found['bias']:+.4f} +- {found['bias_error']:.4f}")
+    if options.savings:
+        saved = savings(options.savings)
+        print(f"look, then next: {saved['runs']:.0f} runs, {saved['decided']:.3f} decided, {saved['wrong']:.3f} wrong")
+        for seeds, count, share in saved["equal"]:
+            print(f"  equal seeding, {seeds} seeds: {count} runs, {share:.3f} decided")
+        print(f"  runs of next / runs of equal seeding at the same power: {saved['runs'] / saved['equal_runs']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
