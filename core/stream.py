@@ -1,0 +1,211 @@
+"""From plan to tensors: reads, encodes and concatenates the packs of one rank, step after step.
+
+    plan, subsets = prepare(mixture, pack, global_batch, data_root, encoder)
+    loader = Loader(plan, subsets, encoder, rank, world, start_step=0, workers=2, micro_batch=1)
+    for step, micro_batches in enumerate(loader, start_step):      # list[Packed], the same number at every step and rank
+        ...
+What a step holds depends on (plan, rank, world, micro_batch) alone: workers only fetch ahead, and starting at step k needs
+nothing but k. A sample that cannot be read or encoded is replaced in its slot by a one-token document without loss and is
+named in `Packed.corrupt`; `Damage` counts these and says when a run must stop. Not here: the order (core.mixture), shards
+behind a URL or a pipe (core.urls).
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.config import Mixture, Pack
+from core.encode import Encoded, Encoder
+from core.errors import UserError
+from core.lengths import open_subsets, pools
+from core.mixture import Item, Plan
+from core.shards import Corrupt, Subset
+
+IGNORE = -100
+CORRUPT_SHARE = 0.05     # of the samples read so far, once CORRUPT_MINIMUM are broken
+CORRUPT_MINIMUM = 20
+CORRUPT_RUN = 100        # in a row, on one rank
+
+
+@dataclass
+class Packed:
+    """`micro_batch` packs as rows of equal length; the shorter ones end in pad tokens, each a document of its own.
+
+    input_ids, position_ids, labels: int64 [rows, length]. position_ids restart at 0 with every document. labels are aligned:
+    position t predicts labels[t], -100 where nothing is asked; they never reach across documents.
+    pixels: float32 [images, 3, H, W] in the order of the placeholders, or None without an image.
+    streams: int64 [loss_tokens], index into `plan.streams` of every supervised token, in the order of labels[labels != -100].
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+    pixels: torch.Tensor | None
+    streams: torch.Tensor
+    images: int = 0
+    tokens: int = 0                                                    # without padding
+    loss_tokens: int = 0
+    keys: list[str] = field(default_factory=list)                      # "data/subset:key:language", in order
+    corrupt: list[tuple[int, str]] = field(default_factory=list)       # (place in keys, "data/subset:key:language: reason")
+
+    @property
+    def samples(self) -> int:
+        return len(self.keys)
+
+
+def prepare(mixture: Mixture, pack: Pack, global_batch: int, data_root: Path | str, encoder: Encoder
+            ) -> tuple[Plan, dict[str, Subset]]:
+    """Open the data that a mixture names, count lengths where that has not been done, and make the plan."""
+    subsets = open_subsets(mixture, data_root)
+    return Plan(mixture, pack, global_batch, pools(mixture, subsets, encoder)), subsets
+
+
+class Reader:
+    """Fetches a step of one rank. Lives in the training process or, forked, in every worker."""
+
+    def __init__(self, plan: Plan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int, world: int, micro_batch: int):
+        if plan.global_batch % (world * micro_batch):
+            raise UserError(f"train.global_batch {plan.global_batch} is not a multiple of {world} ranks x runtime.micro_batch "
+                            f"{micro_batch}: change one of them")
+        self.plan, self.subsets, self.encoder = plan, subsets, encoder
+        self.rank, self.world, self.micro_batch = rank, world, micro_batch
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def __getitem__(self, step: int) -> list[Packed]:
+        """The micro-batches of this rank at `step`."""
+        packs = self.plan.batch(step)[self.rank::self.world]
+        self._announce(packs)
+        rows = [packs[i:i + self.micro_batch] for i in range(0, len(packs), self.micro_batch)]
+        return [collate([[self._fetch(item) for item in pack] for pack in row], self.encoder.pad_id) for row in rows]
+
+    def _announce(self, packs: Sequence[Sequence[Item]]) -> None:
+        wanted: dict[str, list[int]] = {}
+        for pack in packs:
+            for item in pack:
+                wanted.setdefault(item.pool, []).append(item.index)
+        for name, indices in wanted.items():
+            self.subsets[name].announce(indices)
+
+    def _fetch(self, item: Item) -> Document:
+        subset = self.subsets[item.pool]
+        key = f"{item.pool}:{subset.key(item.index)}:{item.language}"
+        try:
+            record, image = subset.read(item.index)
+            return Document(self.encoder.encode(record, item.language, image), item.stream, key)
+        except Corrupt as error:
+            return Document(filler(self.encoder.pad_id), item.stream, key, str(error))
+
+
+@dataclass
+class Document:
+    """One encoded sample in its slot; `problem` says why it is a filler."""
+
+    encoded: Encoded
+    stream: int
+    key: str
+    problem: str = ""
+
+
+def filler(pad_id: int) -> Encoded:
+    """A document of one token that asks for nothing."""
+    return Encoded(np.array([pad_id], np.int64), np.zeros(1, bool))
+
+
+def collate(packs: Sequence[Sequence[Document]], pad_id: int) -> Packed:
+    """Packs as rows of one micro-batch."""
+    packs = [pack or [Document(filler(pad_id), 0, "")] for pack in packs]
+    length = max(sum(len(d.encoded.ids) for d in pack) for pack in packs)
+    ids = np.full((len(packs), length), pad_id, np.int64)
+    positions = np.zeros((len(packs), length), np.int64)
+    labels = np.full((len(packs), length), IGNORE, np.int64)
+    streams, pixels, keys, corrupt, tokens = [], [], [], [], 0
+    for row, pack in enumerate(packs):
+        place = 0
+        for document in pack:
+            coded = document.encoded
+            n = len(coded.ids)
+            ids[row, place:place + n] = coded.ids
+            positions[row, place:place + n] = np.arange(n)
+            labels[row, place:place + n - 1] = np.where(coded.supervised[1:], coded.ids[1:], IGNORE)
+            streams.append(np.full(np.count_nonzero(coded.supervised[1:]), document.stream, np.int64))
+            if coded.pixels is not None:
+                pixels.append(coded.pixels)
+            place += n
+            if document.problem:
+                corrupt.append((len(keys), f"{document.key}: {document.problem}"))
+            if document.key:
+                keys.append(document.key)
+        tokens += place
+    images = np.concatenate(pixels) if pixels else None
+    supervised = torch.from_numpy(np.concatenate(streams))
+    return Packed(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(labels),
+                  None if images is None else torch.from_numpy(images), supervised,
+                  0 if images is None else len(images), tokens, len(supervised), keys, corrupt)
+
+
+class Loader:
+    """Iterates over the steps `start_step` .. `plan.steps` - 1 of one rank; each gives its list of `Packed`.
+
+    Raises UserError if the world size does not divide the global batch."""
+
+    def __init__(self, plan: Plan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int = 0, world: int = 1,
+                 start_step: int = 0, workers: int = 0, micro_batch: int = 1):
+        self.reader = Reader(plan, subsets, encoder, rank, world, micro_batch)
+        self.start_step, self.workers = start_step, workers
+
+    def __len__(self) -> int:
+        return len(self.reader) - self.start_step
+
+    def __iter__(self) -> Iterator[list[Packed]]:
+        from torch.utils.data import DataLoader
+
+        steps = range(self.start_step, len(self.reader))
+        if self.workers == 0:
+            yield from (self.reader[step] for step in steps)
+            return
+        yield from DataLoader(self.reader, batch_size=None, sampler=steps, num_workers=self.workers,
+                              multiprocessing_context="fork", prefetch_factor=2, worker_init_fn=_one_thread)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+class Damage:
+    """Counts broken samples of this rank and decides, from sums over all ranks, when the data is too broken to go on."""
+
+    def __init__(self) -> None:
+        self.samples = self.corrupt = self.run = self.longest = 0
+
+    def add(self, micro_batches: Sequence[Packed]) -> list[str]:
+        """Count one step; the lines that name its broken samples."""
+        for packed in micro_batches:
+            broken = {place for place, _ in packed.corrupt}
+            for place in range(packed.samples):
+                self.run = self.run + 1 if place in broken else 0
+                self.longest = max(self.longest, self.run)
+            self.samples += packed.samples
+            self.corrupt += len(broken)
+        return [line for packed in micro_batches for _, line in packed.corrupt]
+
+    def counts(self) -> tuple[int, int, int]:
+        """(samples, corrupt, longest run): over ranks the first two are summed, of the third the maximum is taken."""
+        return self.samples, self.corrupt, self.longest
+
+    def restore(self, samples: int, corrupt: int, longest: int) -> None:
+        self.samples, self.corrupt, self.longest = samples, corrupt, longest
+
+    @staticmethod
+    def verdict(samples: int, corrupt: int, longest: int) -> str | None:
+        """Why the run must stop, or None. Given the agreed numbers, every rank says the same."""
+        if longest >= CORRUPT_RUN:
+            return f"{longest} samples in a row cannot be read"
+        if corrupt >= CORRUPT_MINIMUM and corrupt > CORRUPT_SHARE * samples:
+            return f"{corrupt} of {samples} samples cannot be read, more than {CORRUPT_SHARE:.0%}"
+        return None
