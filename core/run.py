@@ -29,6 +29,7 @@ class Fenced(RuntimeError):
 class Run:
     path: Path
     _beat: float = field(default=0.0, repr=False)
+    _first: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
@@ -86,9 +87,11 @@ class Run:
         if not force and now - self._beat < 1.0:
             return
         self._beat = now
+        self._first = step if self._first is None else self._first
         self.check_fence()
         write_json(self.path / "heartbeat.json",
-                   {"attempt": self.attempt, "time": now, "step": step, "total": total, "phase": phase, **extra})
+                   {"attempt": self.attempt, "time": now, "step": step, "total": total, "phase": phase,
+                    "first_step": self._first, **extra})
 
     def log(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl. A record of training holds "step"."""

@@ -124,12 +124,13 @@ def points(grid: Grid) -> Iterator[Point]:
 
 def matches(point: Point, condition: Mapping[str, Any]) -> bool:
     """True if every axis that the condition names has that label, one of those labels, or fulfils "> 0.5"."""
-    return all(_fulfils(point[name].label, wanted) for name, wanted in condition.items())
+    return all(fulfils(point[name].label, wanted) for name, wanted in condition.items())
 
 
-def _fulfils(label: Any, wanted: Any) -> bool:
+def fulfils(label: Any, wanted: Any) -> bool:
+    """True if a label is the wanted one, one of several, or fulfils a comparison such as "> 0.5"."""
     if isinstance(wanted, (list, tuple)):
-        return any(_fulfils(label, one) for one in wanted)
+        return any(fulfils(label, one) for one in wanted)
     comparison = _CONDITION.match(wanted) if isinstance(wanted, str) else None
     if comparison:
         sign, bound = comparison.groups()

@@ -115,6 +115,13 @@ def find_run(reference: str) -> Path:
     return hits[0]
 
 
+def desired_of(stored: Stored) -> Desired:
+    """A run as its own directory describes it, without its configuration."""
+    spec = stored.spec
+    return Desired(spec["id"], spec["name"], spec["study"], spec["stage"], spec["function"], spec["axes"],
+                   {role: (link["stage"], link["id"]) for role, link in spec["parents"].items()}, {})
+
+
 def write_study(study: Study) -> None:
     """study.yaml: the merged grid, what the command line laid over it, and the labels of its axes."""
     grid = study.grid

@@ -1,0 +1,150 @@
+"""The driver's end of the fork server, and one job of it: all ranks of one attempt of one run."""
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.expand import Desired
+
+# Imported once by the server for stages of `core`; what is missing here is merely imported by each rank.
+HEAVY = ("torch", "transformers", "transformers.models.llama.modeling_llama", "transformers.models.clip.modeling_clip",
+         "transformers.models.llava.modeling_llava", "deepspeed", "PIL.Image")
+GRACE_BAD_EXIT = 3.0     # seconds that the other ranks get to record why, once one failed
+GRACE_STOP = 120.0       # seconds that a run gets to save after it was asked to stop
+
+
+class Server:
+    """Starts the fork server on first use; `poll` gives what happened since."""
+
+    def __init__(self, modules: Sequence[str]):
+        heavy = HEAVY if any(module.startswith("core.") for module in modules) else ()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+                       "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "slurm.forkserver", *heavy, "experiments.execute", *modules], env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._buffer = b""
+
+    def spawn(self, key: str, run_dir: Path, environment: dict[str, str], log: Path) -> None:
+        request = {"key": key, "run_dir": str(run_dir), "env": environment, "log": str(log)}
+        self.process.stdin.write((json.dumps(request) + "\n").encode())
+        self.process.stdin.flush()
+
+    def poll(self, wait: float) -> list[dict[str, Any]]:
+        """Answers that arrived within `wait` seconds. Raises RuntimeError if the server has died."""
+        readable, _, _ = select.select([self.process.stdout], [], [], wait)
+        if not readable:
+            return []
+        data = os.read(self.process.stdout.fileno(), 65536)
+        if not data:
+            raise RuntimeError(f"the fork server ended with code {self.process.wait()}")
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """End the server and every rank that is left."""
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+@dataclass
+class Job:
+    """One attempt of a run on this machine."""
+
+    run: Desired
+    path: Path
+    devices: list[str] = field(default_factory=list)       # GPUs that are its own
+    number: int = 1                                         # of the attempt, for the name of its log
+    launch: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    started: float = field(default_factory=time.time)
+    pids: dict[int, int] = field(default_factory=dict)      # rank: pid
+    codes: dict[int, int] = field(default_factory=dict)     # rank: exit code, negative for a signal
+    ended: str = ""                                         # cause, once we have ended it ourselves
+    asked: float = 0.0                                      # when it was asked to stop
+    first_exit: float = 0.0
+    limit: float = 0.0                                      # seconds it may run; 0: no limit
+    margin: float = 0.0                                     # seconds before the limit at which it is asked to save
+
+    @property
+    def over(self) -> bool:
+        return len(self.codes) == self.run.world_size
+
+    def start(self, server: Server) -> None:
+        runtime = self.run.runtime
+        nodes, local = int(runtime["nodes"]), int(runtime["ranks_per_node"])
+        self.limit = 60 * float(runtime.get("time_minutes") or 0)
+        self.margin = min(float(runtime.get("signal_seconds") or 0), self.limit / 2)
+        port = free_port()
+        (self.path / "logs").mkdir(exist_ok=True)
+        for rank in range(nodes * local):
+            node = rank // local
+            devices = self.devices[node * local:(node + 1) * local]
+            server.spawn(f"{self.launch}:{rank}", self.path, {
+                "RANK": str(rank), "LOCAL_RANK": str(rank % local), "WORLD_SIZE": str(nodes * local),
+                "LOCAL_WORLD_SIZE": str(local), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": str(runtime["threads"]), "BEGIRA_LAUNCH": self.launch, "BEGIRA_BACKEND": "local",
+                "BEGIRA_JOB": self.launch, "BEGIRA_NODE": f"node{node}",
+                **({"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}),
+            }, self.path / "logs" / f"{self.number:04d}_node{node}.log")
+
+    def send(self, number: int) -> None:
+        """A signal to every rank that lives and whose pid is known."""
+        for rank, pid in self.pids.items():
+            if rank not in self.codes:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    def ask_to_stop(self, number: int, cause: str) -> None:
+        if not self.asked:
+            self.asked, self.ended = time.time(), self.ended or cause
+            self.send(number)
+
+    def kill(self, cause: str) -> None:
+        self.ended = self.ended or cause
+        self.send(signal.SIGKILL)
+
+    def watch(self, now: float) -> None:
+        """Time limit, ranks that outlive a failed one, and runs that do not stop when asked."""
+        if self.limit and now > self.started + self.limit:
+            self.kill("time_limit")
+        elif self.limit and now > self.started + self.limit - self.margin:
+            self.ask_to_stop(signal.SIGUSR2, "time_limit")
+        failed = any(code not in (0, 75) for code in self.codes.values())
+        if self.first_exit and failed and now > self.first_exit + GRACE_BAD_EXIT:
+            self.send(signal.SIGKILL)
+        stopped = 75 in self.codes.values() and now > self.first_exit + GRACE_STOP
+        if stopped or (self.asked and now > self.asked + GRACE_STOP):
+            self.send(signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, below the range that outgoing connections take."""
+    import random
+
+    for _ in range(100):
+        port = random.SystemRandom().randrange(10000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise RuntimeError("no free port between 10000 and 32000")
