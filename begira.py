@@ -1,1 +1,170 @@
 """The command line: every verb in one place, no logic. Heavy libraries are imported inside the verbs."""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="How much data in a low-resource language does a multimodal LLM need? GRID is a YAML file, or "
+                       "the name of one in experiments/grids. --debug shows the traceback of an error.")
+
+Grid = Annotated[str, typer.Argument(help="A grid's name or its YAML file.", metavar="GRID")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value: an axis or a dotted key.",
+                                                          metavar="[KEY=VALUE]...")]
+Selectors = Annotated[list[str] | None, typer.Argument(help="stage=finetune state=failed target_ratio=0.2, or ids.",
+                                                          metavar="[SELECTOR]...")]
+RunName = Annotated[str, typer.Argument(help="A run's id (or its beginning), name or directory.", metavar="RUN")]
+Cluster = Annotated[str | None, typer.Option(help="local, or a profile in slurm/profiles.", metavar="PROFILE")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def plan(grid: Grid, overrides: Overrides = None, cluster: Cluster = None, as_json: Json = False) -> None:
+    """Show what `submit` would do: runs, what they share, what is missing."""
+    from slurm import studies
+
+    study = studies.open_study(grid, overrides or [])
+    intended = studies.plan(study, studies.choose_backend(cluster, study.name))
+    if as_json:
+        _print_json({"lines": intended.lines, "findings": [vars(one) for one in intended.findings], **intended.details})
+        return
+    _print_plan(intended)
+
+
+@app.command()
+def submit(grid: Grid, overrides: Overrides = None, cluster: Cluster = None, as_json: Json = False) -> None:
+    """Make it so: run what is missing, go on with what was stopped. Calling it again changes nothing that is well."""
+    from slurm import studies
+
+    study = studies.open_study(grid, overrides or [])
+    backend = studies.choose_backend(cluster, study.name)
+    intended = studies.plan(study, backend)
+    if as_json:
+        _print_json({"lines": intended.lines, **intended.details})
+    else:
+        _print_plan(intended)
+    raise typer.Exit(studies.submit(intended, backend))
+
+
+@app.command()
+def status(grid: Grid, selectors: Selectors = None, cluster: Cluster = None, as_json: Json = False,
+           watch: Annotated[bool, typer.Option(help="Refresh until Ctrl-C.")] = False,
+           every: Annotated[float, typer.Option(help="Seconds between refreshes.")] = 2.0) -> None:
+    """One line a run: state, step, time to go, tokens/s, attempts, why it waits or how it ended."""
+    from slurm import studies, table
+
+    study = studies.open_study(grid)
+    backend = studies.choose_backend(cluster, study.name)
+    if watch and not as_json:
+        table.watch(lambda: studies.status_rows(study, backend, selectors or []), every)
+        return
+    found = studies.status_rows(study, backend, selectors or [])
+    if as_json:
+        _print_json([row.as_dict() for row in found])
+    else:
+        table.console().print(table.status_table(found), table.summary(found))
+
+
+@app.command()
+def logs(run: RunName,
+         follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+         last: Annotated[int, typer.Option("-n", help="Lines per node; 0 for all.")] = 40) -> None:
+    """The log of a run's newest attempt."""
+    from experiments.store import find_run, read_run
+    from slurm.logs import lines
+
+    path = find_run(run)
+    for line in lines(path, follow, last, lambda: read_run(path).attempts[-1].outcome is not None):
+        typer.echo(line)
+
+
+@app.command()
+def cancel(grid: Grid, selectors: Selectors = None, cluster: Cluster = None,
+           save: Annotated[bool, typer.Option(help="Let runs save before they end.")] = True) -> None:
+    """End runs and keep them from starting until `retry`. Without selectors: all that are not done."""
+    from slurm import studies
+
+    study = studies.open_study(grid)
+    chosen = studies.cancel(study, studies.choose_backend(cluster, study.name), selectors or [], save)
+    _print_names("cancelled", chosen)
+
+
+@app.command()
+def retry(grid: Grid, selectors: Selectors = None, cluster: Cluster = None) -> None:
+    """Give failed, lost and cancelled runs a new budget of attempts; the next `submit` starts them."""
+    from slurm import studies
+
+    study = studies.open_study(grid)
+    chosen = studies.retry(study, studies.choose_backend(cluster, study.name), selectors or [])
+    _print_names("to be retried by the next submit", chosen)
+
+
+@app.command()
+def run(run_dir: Annotated[Path, typer.Argument(help="A run's directory.", metavar="RUN_DIR")]) -> None:
+    """Execute one run; what a job calls, also by hand."""
+    from experiments.execute import execute
+
+    raise typer.Exit(execute(run_dir))
+
+
+def main() -> None:
+    """Run the command line: one line per error, exit code 2 for the user's mistakes and 1 for ours."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    sys.exit(_guarded(debug))
+
+
+def _guarded(debug: bool) -> int:
+    from core.errors import UserError
+
+    try:
+        code = app(standalone_mode=False, prog_name="begira")
+        return code if isinstance(code, int) else 0
+    except typer.Exit as leave:
+        return leave.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        return 0
+    except UserError as error:
+        return _complain(str(error), 2, debug)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a word that the parser does not understand
+            return _complain(f"{error.format_message()} See `begira --help`.", 2, debug)
+        return _complain(f"{type(error).__name__}: {error} (a fault of begira's: --debug shows where)", 1, debug)
+
+
+def _complain(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"begira: {' '.join(message.split())}\n")
+    return code
+
+
+def _print_plan(intended: Any) -> None:
+    for line in intended.lines:
+        typer.echo(line)
+    for finding in intended.findings:
+        typer.echo(f"{'missing' if finding.grave else 'note'}: {finding}")
+
+
+def _print_names(what: str, runs: list) -> None:
+    for one in runs:
+        typer.echo(f"{one.id} {one.name}")
+    typer.echo(f"{len(runs)} run{'s' * (len(runs) != 1)} {what}")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+if __name__ == "__main__":
+    main()

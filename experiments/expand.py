@@ -14,9 +14,9 @@ from typing import Any
 
 from core.config import SCHEMAS, Runtime, resolve
 from core.errors import UserError
-from experiments.grid import SHARED, Grid, Stage, Value
+from experiments.grid import SHARED, Grid, Stage, Value, put
 from experiments.identity import run_id
-from experiments.words import nearest, one_of, text
+from experiments.words import one_of, text
 
 _REFERENCE = re.compile(r"\$\{\s*((?:" + "|".join(SHARED) + r")\.[\w.\-]+)")
 _CONDITION = re.compile(r"\s*(<=|>=|!=|<|>)\s*(\S+)\s*$")
@@ -204,7 +204,7 @@ def _configure(stage: Stage, settings: Mapping[str, Any], grid: Grid) -> Any:
     for key, value in settings.items():
         head, _, rest = key.partition(".")
         if head in SHARED:
-            _put(shared, [head, *rest.split(".")], value, key, strict=True)
+            put(shared, [head, *rest.split(".")], value, key, strict=True)
         elif head == stage.name:
             part, _, remainder = rest.partition(".")
             if rest == "function":
@@ -213,30 +213,16 @@ def _configure(stage: Stage, settings: Mapping[str, Any], grid: Grid) -> Any:
                 body["parents"][remainder] = value
             else:
                 strict = not schema and part != "runtime"
-                _put(body["config"], rest.split("."), value, key, strict)
+                put(body["config"], rest.split("."), value, key, strict)
     try:
         plain = OmegaConf.to_container(OmegaConf.create({**shared, "stage": body}), resolve=True)["stage"]
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from error
     for role, parent in plain["parents"].items():
         one_of(parent, grid.stages, f"parents.{role}: no stage")
+    _check_roles(plain["config"], plain["parents"])
     config = resolve(plain["function"], plain["config"])
-    _check_roles(config, plain["parents"])
     return _Draft(stage.name, plain["function"], config, plain["parents"], {})
-
-
-def _put(target: dict[str, Any], path: list[str], value: Any, key: str, strict: bool) -> None:
-    """Set a dotted key; with `strict` it must exist already."""
-    for place, part in enumerate(path):
-        last = place == len(path) - 1
-        if strict and part not in target:
-            raise UserError(f"unknown key '{key}': {nearest(part, target)}")
-        if last:
-            target[part] = value
-        else:
-            if not isinstance(target.get(part), dict):
-                target[part] = {}
-            target = target[part]
 
 
 def _check_roles(value: Any, parents: Mapping[str, str], place: str = "") -> None:

@@ -62,7 +62,10 @@ class Local:
             plan.lines.append(f"{len(starts)} of {len(actions)} runs to run on this machine, {self.slots} processes "
                               f"at a time; {study.points} grid points share what they can")
         else:
-            plan.lines.append("nothing to do")
+            done = sum(action.reason == "done" for action in actions)
+            plan.lines.append("nothing to do: " + (f"all {done} runs are done" if done == len(actions) else
+                                                   f"{done} of {len(actions)} runs are done, no other can be started"))
+            plan.lines += [f"{action.run.name}: {action.reason}" for action in actions if action.reason != "done"]
         return plan
 
     def submit(self, plan: Plan) -> int:

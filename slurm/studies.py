@@ -64,6 +64,12 @@ def look(study: Study, backend: Backend, everything: bool = True) -> Look:
     return Look(study, runs, records, statuses(runs, records, seen, time.time()))
 
 
+def status_rows(study: Study, backend: Backend, words: Iterable[str]) -> list[Row]:
+    """The rows of the selected runs."""
+    seen = look(study, backend)
+    return seen.rows(select(seen.runs, seen.statuses, words))
+
+
 def plan(study: Study, backend: Backend) -> Plan:
     """What `submit` would do now. The one function behind `begira plan` and `begira submit`."""
     seen = look(study, backend, everything=False)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -39,6 +39,15 @@ def summary(table: Sequence[Row]) -> str:
     """"11 runs: 8 done, 2 running, 1 failed"."""
     parts = ", ".join(f"{number} {state}" for state, number in counts(table).items())
     return f"{len(table)} run{'s' * (len(table) != 1)}: {parts}"
+
+
+def watch(ask: Callable[[], Sequence[Row]], every: float) -> None:
+    """The status table, refreshed every `every` seconds until Ctrl-C."""
+    with Live(console=console(), refresh_per_second=4, screen=sys.stdout.isatty()) as live:
+        while True:
+            found = ask()
+            live.update(Group(status_table(found), Text(summary(found), style="bold")))
+            time.sleep(every)
 
 
 class View:
