@@ -58,12 +58,13 @@ def status(grid: Grid, selectors: Selectors = None, cluster: Cluster = None, as_
     """One line a run: state, step, time to go, tokens/s, attempts, why it waits or how it ended."""
     from slurm import studies, table
 
-    study = studies.open_study(grid)
+    dotted, chosen = studies.parted(selectors or [])
+    study = studies.open_study(grid, dotted)
     backend = studies.choose_backend(cluster, study.name)
     if watch and not as_json:
-        table.watch(lambda: studies.status_rows(study, backend, selectors or []), every)
+        table.watch(lambda: studies.status_rows(study, backend, chosen), every)
         return
-    found = studies.status_rows(study, backend, selectors or [])
+    found = studies.status_rows(study, backend, chosen)
     if as_json:
         _print_json([row.as_dict() for row in found])
     else:
@@ -89,8 +90,9 @@ def cancel(grid: Grid, selectors: Selectors = None, cluster: Cluster = None,
     """End runs and keep them from starting until `retry`. Without selectors: all that are not done."""
     from slurm import studies
 
-    study = studies.open_study(grid)
-    chosen = studies.cancel(study, studies.choose_backend(cluster, study.name), selectors or [], save)
+    dotted, words = studies.parted(selectors or [])
+    study = studies.open_study(grid, dotted)
+    chosen = studies.cancel(study, studies.choose_backend(cluster, study.name), words, save)
     _print_names("cancelled", chosen)
 
 
@@ -99,8 +101,9 @@ def retry(grid: Grid, selectors: Selectors = None, cluster: Cluster = None) -> N
     """Give failed, lost and cancelled runs a new budget of attempts; the next `submit` starts them."""
     from slurm import studies
 
-    study = studies.open_study(grid)
-    chosen = studies.retry(study, studies.choose_backend(cluster, study.name), selectors or [])
+    dotted, words = studies.parted(selectors or [])
+    study = studies.open_study(grid, dotted)
+    chosen = studies.retry(study, studies.choose_backend(cluster, study.name), words)
     _print_names("to be retried by the next submit", chosen)
 
 

@@ -71,7 +71,7 @@ class Stage:
 
 @dataclass
 class Grid:
-    title: str                         # interpolations not yet resolved
+    title: str                         # the name as written; `name` has the shared values filled in
     stages: dict[str, Stage]
     targets: list[str]
     axes: dict[str, Axis]
@@ -85,14 +85,26 @@ class Grid:
 
     @property
     def name(self) -> str:
-        """The study's name, with the shared values as they are set now."""
+        """The study's name, which is its folder's."""
         from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
 
-        shared = OmegaConf.create(self.shared)
-        for key, value in self.settings.items():
-            if key.partition(".")[0] in SHARED:
-                OmegaConf.update(shared, key, value)
-        return str(OmegaConf.to_container(OmegaConf.merge({"name": self.title}, shared), resolve=True)["name"])
+        try:
+            name = str(OmegaConf.create({**self.shared, "name": self.title}).name)
+        except OmegaConfBaseException as error:
+            raise UserError(f"name '{self.title}': {str(error).splitlines()[0]}") from error
+        if not name or "/" in name or name.startswith("."):
+            raise UserError(f"name '{name}' cannot name a folder")
+        return name
+
+    def set(self, key: str, value: Any) -> None:
+        """Set a dotted key of a stage, for every point, or of a shared value, which must exist."""
+        check_key(self, key)
+        head, _, rest = key.partition(".")
+        if head in SHARED:
+            put(self.shared, [head, *rest.split(".")], value, key, strict=True)
+        else:
+            self.settings[key] = value
 
 
 def load(reference: str | Path) -> Grid:
@@ -119,7 +131,9 @@ def build(document: Mapping[str, Any], path: Path) -> Grid:
                 shared={key: dict(document.get(key) or {}) for key in SHARED},
                 zipped=[list(group) for group in document.get("zip") or []],
                 include=list(document.get("include") or []), exclude=list(document.get("exclude") or []),
-                settings=dict(document.get("set") or {}), source=str(path), document=dict(document))
+                source=str(path), document=dict(document))
+    for key, value in (document.get("set") or {}).items():
+        grid.set(key, value)
     check(grid)
     return grid
 
@@ -135,8 +149,6 @@ def check(grid: Grid) -> None:
         for value in axis.values:
             for key in value.settings:
                 check_key(grid, key, f"axes.{axis.name}: ")
-    for key in grid.settings:
-        check_key(grid, key, "set: ")
     for group in grid.zipped:
         for name in group:
             one_of(name, grid.axes, "zip: no axis")
@@ -183,6 +195,19 @@ def _axis(name: str, body: Any) -> Axis:
         raise UserError(f"axes.{name} has no values")
     axis.varies = len(axis.values) > 1
     return axis
+
+
+def put(target: dict[str, Any], path: list[str], value: Any, key: str, strict: bool) -> None:
+    """Set a dotted key in nested mappings; with `strict` it must exist already. Raises UserError naming `key`."""
+    for place, part in enumerate(path):
+        if strict and part not in target:
+            raise UserError(f"unknown key '{key}': {nearest(part, target)}")
+        if place == len(path) - 1:
+            target[part] = value
+        else:
+            if not isinstance(target.get(part), dict):
+                target[part] = {}
+            target = target[part]
 
 
 def plain_value(axis: Axis, label: Any) -> Value:

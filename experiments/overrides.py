@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.errors import UserError
-from experiments.grid import Axis, Grid, Value, check_key, plain_value
+from experiments.grid import Axis, Grid, Value, plain_value
 from experiments.words import nearest, text
 
 
@@ -41,11 +41,10 @@ def apply(grid: Grid, overrides: dict[str, Any]) -> Grid:
                 grid.axes[key].values = [_value(grid.axes[key], label) for label in wanted]
             grid.axes[key].varies |= len(wanted) > 1
         elif "." in key:
-            check_key(grid, key)
             for axis in grid.axes.values():
                 if any(key in value.settings for value in axis.values):
                     raise UserError(f"'{key}' is set by axis {axis.name}: write {axis.name}=VALUE")
-            grid.settings[key] = value
+            grid.set(key, value)
         else:
             stages = [f"{stage}.KEY" for stage in grid.stages]
             raise UserError(f"unknown key '{key}': {nearest(key, [*grid.axes, *stages])}")

@@ -36,6 +36,13 @@ def open_study(reference: str, words: Iterable[str] = ()) -> Study:
     return expand(overrides.apply(load(reference), overrides.parse(words)))
 
 
+def parted(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of the words after GRID: the dotted `key=value`, which belong to the grid, and the selectors."""
+    words = list(words)
+    dotted = [word for word in words if "=" in word and "." in word.partition("=")[0]]
+    return dotted, [word for word in words if word not in dotted]
+
+
 def choose_backend(cluster: str | None, study: str) -> Backend:
     """By name: `local` or a cluster's profile. Default: BEGIRA_CLUSTER, else where the study was submitted last."""
     name = cluster or os.environ.get("BEGIRA_CLUSTER") or last_cluster(study)
