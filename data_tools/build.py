@@ -19,6 +19,9 @@ from core.errors import UserError
 from core.files import read_json
 
 NAMES = ("emoji",)
+# code and data that decide the samples: a change in one of them makes a data set be built anew (seconds, from the cache)
+RECIPE_FILES = ("packages.yaml", "concepts.py", "dataset.py", "emoji.py", "icons.py", "shards.py", "text_only.py",
+                "texts.py", "prompts/__init__.py")
 
 
 def build(name: str, out: Path | str | None = None, lang: str = "eu",
@@ -46,14 +49,15 @@ def build(name: str, out: Path | str | None = None, lang: str = "eu",
 
 
 def _recipe(name: str, lang: str, options: Any) -> str:
-    """Hash of everything that decides the result: options, package pins, prompts, the builder's version."""
-    from data_tools import emoji, fetch, prompts
+    """Hash of everything that decides the result: options, package pins, prompts, the builder's own code."""
+    from data_tools import prompts
 
     chosen = {k: v for k, v in dataclasses.asdict(options).items() if k != "processes"}
-    pins = sorted(f"{p.label} {p.sha256}" for p in fetch.packages().values())
     asked = [prompts.read(language) for language in (options.base, lang)]
-    text = json.dumps([name, lang, emoji.RECIPE, chosen, pins, asked], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([name, lang, chosen, asked], sort_keys=True).encode())
+    for file in RECIPE_FILES:
+        digest.update(Path(__file__).with_name(file).read_bytes())
+    return digest.hexdigest()
 
 
 def _complete(out: Path, manifest: Mapping[str, Any]) -> bool:

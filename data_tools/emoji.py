@@ -20,7 +20,6 @@ from data_tools import fetch, icons, prompts, text_only
 from data_tools.concepts import Concept, category_labels, concepts, unit
 from data_tools.dataset import Sample, building
 
-RECIPE = 1           # raised when the same options give other samples
 OPTIONS = 4
 KEYWORDS = 3         # at most so many in one training answer
 BASIC = ("cldr-annotations-full", "cldr-misc-full", "emoji-datasource")

@@ -18,6 +18,8 @@ from data_tools.fetch import members
 
 Pair = tuple[str, str]                       # (base language, target language)
 _PARAGRAPH = re.compile(r'<(p|h[1-6]) id="((?:par|hd)_id[^"]*)"[^>]*>(.*?)</\1>', re.DOTALL)
+# the help's text for another system; the default follows it
+_OTHER_SYSTEM = re.compile(r'<span hidden="true" id="MAC[^>]*>(?:<span[^>]*>[^<]*</span>|[^<]*)*</span>')
 _TAG = re.compile(r"<[^>]*>")
 _SPACE = re.compile(r"\s+")
 _PART = re.compile(r"<(?:p|li)[^>]*>(.*?)</(?:p|li)>", re.DOTALL)
@@ -26,7 +28,7 @@ _BREAK = re.compile(r"<(br|/li|/p|/div|/td)\b[^>]*>")
 
 def plain(markup: str) -> str:
     """The text of an HTML fragment with single spaces."""
-    return _SPACE.sub(" ", html.unescape(_TAG.sub("", _BREAK.sub(" ", markup)))).strip()
+    return _SPACE.sub(" ", html.unescape(_TAG.sub("", _BREAK.sub(" ", _OTHER_SYSTEM.sub("", markup))))).strip()
 
 
 def help_pages(base: Path, target: Path) -> Iterator[list[Pair]]:
