@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.files import read_json
 
 NAMES = ("emoji",)
-# code and data that decide the samples: a change in one of them makes a data set be built anew (seconds, from the cache)
+# code and data that decide the samples: a change in one of them makes a data set be built anew (seconds, from cache)
 RECIPE_FILES = ("packages.yaml", "concepts.py", "dataset.py", "emoji.py", "icons.py", "shards.py", "text_only.py",
                 "texts.py", "prompts/__init__.py")
 
@@ -56,7 +56,7 @@ def _recipe(name: str, lang: str, options: Any) -> str:
     asked = [prompts.read(language) for language in (options.base, lang)]
     digest = hashlib.sha256(json.dumps([name, lang, chosen, asked], sort_keys=True).encode())
     for file in RECIPE_FILES:
-        digest.update(Path(__file__).with_name(file).read_bytes())
+        digest.update((Path(__file__).parent / file).read_bytes())
     return digest.hexdigest()
 
 

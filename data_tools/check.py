@@ -1,8 +1,8 @@
 """`begira data check DIR`: reads a whole data set and names everything that is broken. Repairs nothing.
 
 A finding is {"level", "problem", "file", "sample", "detail"}: `level` is "error" (training would stumble or learn
-badly) or "note" (unusual, but read correctly: an image that is not RGB or grey). The problems are listed in PROBLEMS. With
-`mark`, samples with an error get their `bad` flag in the index, which the loader then passes over and counts.
+badly) or "note" (unusual, but read correctly: an image that is not RGB or grey). The problems are listed in PROBLEMS.
+With `mark`, samples with an error get their `bad` flag in the index, which the loader then passes over.
 """
 from __future__ import annotations
 

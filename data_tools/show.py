@@ -1,7 +1,7 @@
 """`begira data show DIR`: what a data set holds, as plain data, and a contact sheet to look at.
 
-Counts come from the manifest and the index; tokens from counting with a tokenizer folder, or from the files that training
-left beside the shards (`lengths-<key>.npz`: with chat template and image tokens, as trained). `check` judges, not this.
+Counts come from the manifest and the index; tokens from counting with a tokenizer folder, or from the files that
+training left beside the shards (`lengths-<key>.npz`: with chat template and image tokens). `check` judges, not this.
 """
 from __future__ import annotations
 
