@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +26,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def first(self) -> bool:
@@ -34,7 +34,8 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Elementwise sum over ranks, in double precision; the same bits on every rank. A collective: all ranks call it."""
+        """Elementwise sum over ranks, in double precision; the same bits on every rank. A collective: all ranks call
+        it."""
         if self.size == 1:
             return [float(value) for value in values]
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -68,8 +69,8 @@ def environment() -> tuple[int, int, int, int]:
 
 @contextmanager
 def joined(threads: int = 1, timeout: timedelta = TIMEOUT) -> Iterator[World]:
-    """Join the other ranks for the length of the block; NCCL on GPUs, gloo on CPUs. The group is always taken down again
-    (a process that exits inside a live gloo group may abort)."""
+    """Join the other ranks for the length of the block; NCCL on GPUs, gloo on CPUs. The group is always taken down
+    again (a process that exits inside a live gloo group may abort)."""
     rank, size, local_rank, local_size = environment()
     torch.set_num_threads(threads)
     device = torch.device("cpu")

@@ -1,10 +1,9 @@
 """DeepSpeed behind five verbs: forward, backward, norms, update, discard. ZeRO 0 to 3, fp32 and bf16, CPU and GPU.
 
 What differs between ZeRO stages and would otherwise leak into the training loop ends here: where a stage keeps the
-reduced gradients, how they are clipped, how a step is thrown away. The gradient norm per part and the clipping are ours,
-so that all stages do the same arithmetic and a non-finite gradient is seen before it reaches the weights.
-Not here: the loop (core.train), the files of a checkpoint (core.checkpoint).
-"""
+reduced gradients, how they are clipped, how a step is thrown away. The gradient norm per part and the clipping are
+ours, so that all stages do the same arithmetic and a non-finite gradient is seen before it reaches the weights. Not
+here: the loop (core.train), the files of a checkpoint (core.checkpoint). """
 from __future__ import annotations
 
 import math
@@ -24,7 +23,9 @@ class Engine:
 
     All methods but `forward` are collectives in effect: every rank calls them, in the same order."""
 
-    def __init__(self, model: torch.nn.Module, train: Train, world: World, stage: int, micro_batch: int):
+    def __init__(self, model: torch.nn.Module, train: Train, world: World, stage: int, micro_batch: int,
+                 universal: bool = False):
+        """`universal`: a checkpoint in DeepSpeed's universal format is going to be loaded."""
         import deepspeed
 
         _skip_operator_builds(world)
@@ -36,7 +37,8 @@ class Engine:
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=tuple(train.betas), fused=True)
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, dist_init_required=False,
-            config=_settings(train, self.stage, micro_batch, self.accumulation, world))
+            config={**_settings(train, self.stage, micro_batch, self.accumulation, world),
+                    "checkpoint": {"load_universal": universal}})
         self.device = world.device
 
     @property
@@ -54,8 +56,8 @@ class Engine:
     def backward(self, loss_sum: torch.Tensor, tokens: float) -> None:
         """Add the gradient of loss_sum / tokens, `tokens` being the supervised tokens of the whole step on all ranks.
 
-        DeepSpeed averages over ranks and micro-batches, so both counts are multiplied in: the sum over everything divided
-        once by the true count, however unequal the ranks are."""
+        DeepSpeed averages over ranks and micro-batches, so both counts are multiplied in: the sum over everything
+        divided once by the true count, however unequal the ranks are."""
         self.deepspeed.backward(loss_sum * (self.world.size * self.accumulation / max(tokens, 1.0)))
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()  # only counts the micro-batch
@@ -92,6 +94,20 @@ class Engine:
             if self.stage < 3:
                 optimizer.all_grad_tensors = dict.fromkeys(optimizer.all_grad_tensors)
         self.deepspeed.micro_steps += 1
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """The trained parameters, whole, on the CPU, by their names in the model; empty on all ranks but the first.
+        Every rank calls it."""
+        import deepspeed
+
+        state = {}
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
+                if self.world.first:
+                    state[name] = parameter.detach().cpu().clone()
+        return state
 
     def destroy(self) -> None:
         """Take DeepSpeed's hooks off the model; needed before another engine is made in this process."""
@@ -133,9 +149,9 @@ def parameter_groups(model: torch.nn.Module, train: Train) -> list[dict[str, Any
         if parameter.requires_grad:
             decayed = train.weight_decay > 0 and parameter.dim() > 1
             groups.setdefault((part_of(name), decayed), []).append(parameter)
-    return [{"params": parameters, "part": part, "name": f"{part}{'' if decayed else ', no decay'}",
-             "weight_decay": train.weight_decay if decayed else 0.0}
-            for (part, decayed), parameters in sorted(groups.items(), key=lambda item: (NAMES.index(item[0][0]), item[0]))]
+    order = sorted(groups, key=lambda key: (NAMES.index(key[0]), key[1]))
+    return [{"params": groups[part, decayed], "part": part, "name": f"{part}{'' if decayed else ', no decay'}",
+             "weight_decay": train.weight_decay if decayed else 0.0} for part, decayed in order]
 
 
 def part_of(name: str) -> str:
@@ -162,7 +178,8 @@ def _settings(train: Train, stage: int, micro_batch: int, accumulation: int, wor
 
 
 def _skip_operator_builds(world: World) -> None:
-    """On a CPU DeepSpeed would compile a shared-memory operator for about a minute; a killed build blocks later runs."""
+    """On a CPU DeepSpeed would compile a shared-memory operator for about a minute; a killed build blocks later
+    runs."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if world.device.type == "cuda" else "cpu")
     import deepspeed
     import deepspeed.ops

@@ -1,11 +1,10 @@
 """The training forward pass: packed rows in, the summed loss of the supervised tokens out. For a LLaVA model or a plain
 causal LM.
 
-What makes it safe on many ranks: every micro-batch makes exactly one batched call of the vision tower and the connector,
-with a blank image times zero where there is none (a rank that skips them leaves the others waiting in ZeRO's
-collectives); the head is one function over however many supervised rows there are. Documents of a row do not see each
-other. Not here: what the sum is divided by, and the backward pass (core.train).
-"""
+What makes it safe on many ranks: every micro-batch makes exactly one batched call of the vision tower and the
+connector, with a blank image times zero where there is none (a rank that skips them leaves the others waiting in
+ZeRO's collectives); the head is one function over however many supervised rows there are. Documents of a row do not
+see each other. Not here: what the sum is divided by, and the backward pass (core.train). """
 from __future__ import annotations
 
 from contextlib import nullcontext
@@ -14,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.assemble import blank, vision_features
 from core.loss import fused_cross_entropy
-from core.model import vision_features
 
 IGNORE = -100
 
@@ -23,14 +22,12 @@ IGNORE = -100
 class PackedModel(nn.Module):
     """`net` (LlavaForConditionalGeneration or a causal LM) behind a packed interface.
 
-    forward(input_ids, position_ids, labels, pixels, images) -> (loss_sum, token_losses)
+    forward(input_ids, position_ids, labels, pixels) -> (loss_sum, token_losses)
 
-        input_ids, position_ids, labels: (rows, length) int64. A position of 0 begins a document; padding is documents of
-        its own. labels[r, t] is the token that t must predict, or -100.
-        pixels: (n, channels, height, width), n >= 1 for a LLaVA model: the images of the placeholders in reading order,
-        of which the first `images` count; a model without a tower ignores it.
-        loss_sum: differentiable fp32 sum over supervised tokens, in nats. token_losses: (supervised,) fp32, detached, in
-        the order of labels[labels != -100].
+        input_ids, position_ids, labels: (rows, length) int64. A position of 0 begins a document; padding is documents
+        of its own. labels[r, t] is the token that t must predict, or -100. pixels: (images, channels, height, width),
+        the images of the placeholders in reading order, or None. loss_sum: differentiable fp32 sum over supervised
+        tokens, in nats. token_losses: (supervised,) fp32, detached, in the order of labels[labels != -100].
     """
 
     def __init__(self, net: Any, guard: bool = True):
@@ -39,12 +36,16 @@ class PackedModel(nn.Module):
         self.net, self.guard = net, guard
         self.tower = hasattr(getattr(net, "model", None), "vision_tower")
         self.image_id = net.config.image_token_id if self.tower else -1
-        self.language = net.model.language_model if self.tower else net.base_model
         kinds = set(getattr(self.language.config, "layer_types", None) or ["full_attention"])
         self.own_mask = kinds == {"full_attention"}
         head = net.get_output_embeddings()
         if getattr(head, "bias", None) is not None:
             raise ValueError("an output layer with a bias is not supported")
+
+    @property
+    def language(self) -> Any:
+        """The backbone without its head. Not an attribute: a module must have one place in the tree only."""
+        return self.net.model.language_model if self.tower else self.net.base_model
 
     def train(self, mode: bool = True) -> PackedModel:
         """The vision tower always stays in eval mode: its normalisation statistics belong to its pretraining."""
@@ -54,17 +55,17 @@ class PackedModel(nn.Module):
         return self
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor,
-                pixels: torch.Tensor | None = None, images: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.hidden(input_ids, position_ids, pixels, images)
+                pixels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.hidden(input_ids, position_ids, pixels)
         supervised = labels != IGNORE
         return fused_cross_entropy(hidden[supervised], self.net.get_output_embeddings().weight, labels[supervised])
 
-    def hidden(self, input_ids: torch.Tensor, position_ids: torch.Tensor, pixels: torch.Tensor | None = None,
-               images: int = 0) -> torch.Tensor:
+    def hidden(self, input_ids: torch.Tensor, position_ids: torch.Tensor, pixels: torch.Tensor | None = None
+               ) -> torch.Tensor:
         """The backbone's last hidden state, (rows, length, width)."""
         embeddings = self.net.get_input_embeddings()(input_ids)
         if self.tower:
-            embeddings = self.merge(embeddings, input_ids, pixels, images)
+            embeddings = self.merge(embeddings, input_ids, pixels)
         shape = embeddings.shape
         if self.language.config._attn_implementation.startswith("flash"):  # reads documents off one flat row
             embeddings, position_ids = embeddings.flatten(0, 1)[None], position_ids.flatten()[None]
@@ -73,15 +74,14 @@ class PackedModel(nn.Module):
         state = self.language(inputs_embeds=embeddings, position_ids=position_ids, attention_mask=mask, use_cache=False)
         return state.last_hidden_state.view(shape)
 
-    def merge(self, embeddings: torch.Tensor, input_ids: torch.Tensor, pixels: torch.Tensor | None, images: int
-              ) -> torch.Tensor:
+    def merge(self, embeddings: torch.Tensor, input_ids: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
         """Put the image features in the place of the placeholders, in reading order."""
-        if images == 0 and not self.guard:
-            return embeddings
-        features = self.features(pixels)
-        if images == 0:
-            return embeddings + features.sum() * 0.0
-        features = features[:images].flatten(0, 1)
+        if pixels is None:
+            if not self.guard:
+                return embeddings
+            nothing = blank(self.net.model.vision_tower.config, embeddings.dtype).to(embeddings.device)
+            return embeddings + self.features(nothing).sum() * 0.0
+        features = self.features(pixels).flatten(0, 1)
         places = input_ids == self.image_id
         if int(places.sum()) != len(features):
             raise ValueError(f"{int(places.sum())} image placeholders for {len(features)} image features")

@@ -1,10 +1,9 @@
 """Cross-entropy of an output layer, chunk by chunk, for the rows that are supervised and for no others.
 
-The logits of one chunk exist at a time; both gradients are made in the forward pass, while they are there, so that the
-backward pass is a multiplication. It is one autograd function with no module call inside: under ZeRO-3 every rank gathers
-the weight once, however many rows it has (ranks that loop over chunks of modules fall out of step and hang).
-Not here: which rows are supervised, and what the sum is divided by (core.train).
-"""
+The logits of one chunk exist at a time; both gradients are made in the forward pass, while they are there, so that
+the backward pass is a multiplication. It is one autograd function with no module call inside: under ZeRO-3 every rank
+gathers the weight once, however many rows it has (ranks that loop over chunks of modules fall out of step and hang).
+Not here: which rows are supervised, and what the sum is divided by (core.train). """
 from __future__ import annotations
 
 import torch

@@ -1,11 +1,12 @@
-"""The parts of a model as files: where a part comes from, its hash, and the folder in which a run leaves what it trained.
+"""The parts of a model as files: where a part comes from, its hash, and the folder in which a run leaves what it
+trained.
 
     <run>/model/  parts.json  config.json  tokenizer and processor files
                   connector.safetensors  [vision/]  [backbone/]        only what this run trained
 
-A part that was not trained is not copied: parts.json names its source (a run's product or a pretrained folder) and the
-sha256 of its weights, and nobody uses it before the hash has been checked. Not here: how parts become one model (core.model).
-"""
+A part that was not trained is not copied: parts.json names its source (a run's product or a pretrained folder) and
+the sha256 of its weights, and nobody uses it before the hash has been checked. Not here: how parts become one model
+(core.model). """
 from __future__ import annotations
 
 import hashlib
@@ -18,37 +19,53 @@ from core.files import read_json, replacing, sha256
 from core.run import Run
 
 NAMES = ("vision", "connector", "backbone")
-SCHEMA = 1
+SCHEMA, MANIFEST = 1, "parts.json"
 _hashes: dict[tuple[str, int, int], str] = {}  # a weight file is read once per process
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder with weights. `link` is how parts.json names it: {"run": "<stage>/<id>"} or {"model": "<owner>/<name>"}."""
+    """A folder with weights. `link` is how parts.json names it: {"run": "<stage>/<id>"}, with "part" if it is a part of
+    that run's product, or {"model": "<owner>/<name>"}."""
 
     folder: Path
     link: dict[str, str]
 
 
-def find(reference: str, run: Run, models_root: Path | str) -> Source:
-    """The source that a configuration value names: "parent:ROLE" (that run's product) or a folder below `models_root`.
+def find(reference: str, part: str, run: Run, models_root: Path | str) -> Source:
+    """The folder of `part` that a configuration value names: "parent:ROLE" or a folder below `models_root`.
 
-    Raises UserError if the parent has left no product or the folder has no config.json."""
-    if reference.startswith("parent:"):
-        parent = run.parent(reference.removeprefix("parent:"))
-        source = Source(parent.path / "model", {"run": f"{parent.path.parent.name}/{parent.path.name}"})
-        remedy = f"run {parent.path.name} has not finished; `begira submit` trains it first"
-    else:
-        source = Source(Path(models_root) / reference, {"model": reference})
-        remedy = "download the model into that folder, or set runtime.models_root"
-    if not (source.folder / "config.json").is_file():
-        raise UserError(f"no model in {source.folder} (no config.json): {remedy}")
+    A parent that is an align or finetune run gives the part that it was trained with or trained. A run that has a
+    parent `align` need not name encoder and backbone again. Raises UserError if there is no such product or
+    folder."""
+    if not reference.startswith("parent:"):
+        return _existing(Source(Path(models_root) / reference, {"model": reference}),
+                         "download the model into that folder, or set runtime.models_root")
+    role, roles = reference.removeprefix("parent:"), run.spec.get("parents", {})
+    parent = run.parent("align" if role not in roles and "align" in roles else role)
+    link = {"run": f"{parent.path.parent.name}/{parent.path.name}"}
+    remedy = f"run {parent.path.name} has not finished; `begira submit` trains it first"
+    if not (parent.path / "model" / MANIFEST).is_file():
+        return _existing(Source(parent.path / "model", link), remedy)
+    entry = read_manifest(parent.path / "model")["parts"][part]
+    if "folder" in entry:
+        return _existing(Source(parent.path / "model" / part, {**link, "part": part}), remedy)
+    source = Source(resolve(entry["source"], parent.path, models_root), entry["source"])
+    check(source.folder, entry["sha256"], part)
     return source
 
 
 def resolve(link: dict[str, str], run_dir: Path, models_root: Path | str) -> Path:
     """The folder behind a link of parts.json, seen from the run directory `run_dir`."""
-    return run_dir.parent.parent / link["run"] / "model" if "run" in link else Path(models_root) / link["model"]
+    if "model" in link:
+        return Path(models_root) / link["model"]
+    return run_dir.parent.parent / link["run"] / "model" / link.get("part", "")
+
+
+def _existing(source: Source, remedy: str) -> Source:
+    if not (source.folder / "config.json").is_file():
+        raise UserError(f"no model in {source.folder} (no config.json): {remedy}")
+    return source
 
 
 def weights_hash(folder: Path | str) -> str:
@@ -73,9 +90,9 @@ def check(folder: Path, expected: str, part: str) -> None:
 
 def read_manifest(model_dir: Path) -> dict[str, Any]:
     """parts.json of a product. Raises UserError if it is missing or of another schema."""
-    manifest = read_json(model_dir / "parts.json")
+    manifest = read_json(model_dir / MANIFEST)
     if manifest is None:
-        raise UserError(f"no trained model in {model_dir} (no parts.json): the run has not finished or is no training run")
+        raise UserError(f"no trained model in {model_dir} (no {MANIFEST}): the run has not finished or trains none")
     if manifest.get("schema") != SCHEMA:
         raise UserError(f"{model_dir}/parts.json has schema {manifest.get('schema')}, this version reads {SCHEMA}")
     return manifest

@@ -1,0 +1,159 @@
+"""What a training run tells about itself while it runs: metrics.jsonl, TensorBoard, the heartbeat, a card before step
+1.
+
+Losses are sums over tokens and counts of tokens, added up between two records and divided when one is written; the
+sums travel with the checkpoint, so that the records of a resumed run equal those of an undisturbed one, and what was
+written after the checkpoint is cut off first: no step appears twice. Not here: what is measured (core.train), curves
+(analysis). """
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from core.files import write_json, write_text
+from core.run import Run
+
+log = logging.getLogger("begira")
+# dense bf16
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A30": 165e12, "L40": 181e12}
+
+
+@dataclass
+class Sums:
+    """Since the last record. loss: {"language/eu": [nats, tokens], "source/emoji-eu/name": ..., "all": ...}."""
+
+    loss: dict[str, list[float]] = field(default_factory=dict)
+    steps: int = 0
+
+
+class Monitor:
+    """Only the first rank has one that writes. `flops` is the work of one token of a pack, all ranks, forward and
+    back."""
+
+    def __init__(self, run: Run, total: int, log_every: int, writes: bool = True, flops: float = 0.0, devices: int = 1):
+        self.run, self.total, self.every, self.writes = run, total, log_every, writes
+        self.flops, self.peak = flops, peak_flops() * devices
+        self.sums, self._board = Sums(), None
+        self.loss = 0.0  # of the last record
+        self._since = self._clock()
+
+    def card(self, card: Mapping[str, Any]) -> None:
+        """Log the set-up card and leave it as setup.json."""
+        if self.writes:
+            write_json(self.run.path / "setup.json", dict(card))
+            log.info("set-up\n%s", "\n".join(f"  {key}: {value}" for key, value in card.items()))
+
+    def resume(self, step: int, extra: Mapping[str, Any]) -> None:
+        """Go on after `step`: take up the sums of the checkpoint and cut off records of later steps."""
+        self.sums = Sums(**extra) if extra else Sums()
+        if self.writes:
+            cut(self.run, step)
+            self._board = None
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self.sums)
+
+    def step(self, step: int, losses: Mapping[str, list[float]], values: Mapping[str, float], work: Mapping[str, float],
+             waited: float) -> None:
+        """Take in a finished step and write a record if one is due. losses: as Sums.loss, summed over ranks; values:
+        written as they are (lr, grad_norm, ...); work: tokens, padded, samples of this step over all ranks; waited: the
+        seconds this rank waited for data."""
+        for name, (nats, tokens) in losses.items():
+            pair = self.sums.loss.setdefault(name, [0.0, 0.0])
+            pair[0] += nats
+            pair[1] += tokens
+        self.sums.steps += 1
+        for key, value in {**work, "waited": waited}.items():
+            self._since[key] = self._since.get(key, 0.0) + value
+        loss = losses["all"][0] / max(losses["all"][1], 1.0)
+        if self.writes:
+            self.run.heartbeat(step, self.total, loss=round(loss, 4), force=step == self.total)
+        if step % self.every == 0 or step == self.total:
+            self._record(step, values)
+
+    def event(self, step: int, **values: Any) -> None:
+        """Something out of the ordinary (a skipped step, a checkpoint): a line of its own in events.jsonl, and the
+        log."""
+        if self.writes:
+            from core.files import append_line
+
+            append_line(self.run.path / "events.jsonl", json.dumps({"step": step, "time": time.time(), **values}))
+            log.info("step %d: %s", step, values)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        seconds = max(time.monotonic() - self._since["start"], 1e-9)
+        means = {name: nats / tokens for name, (nats, tokens) in self.sums.loss.items() if tokens}
+        self.loss = means.pop("all", 0.0)
+        record: dict[str, Any] = {"step": step, "loss": self.loss}
+        record.update({f"loss/{name}": value for name, value in sorted(means.items())})
+        record.update(values)
+        tokens, padded = self._since.get("tokens", 0.0), self._since.get("padded", 0.0)
+        record.update(tokens_per_second=tokens / seconds, padded_tokens_per_second=padded / seconds,
+                      samples_per_second=self._since.get("samples", 0.0) / seconds,
+                      seconds_per_step=seconds / self.sums.steps, data_wait=self._since["waited"] / seconds,
+                      memory_gib=memory() / 2 ** 30)
+        if self.peak and self.flops:
+            record["mfu"] = tokens * self.flops / seconds / self.peak
+        if self.writes:
+            self.run.log(record)
+            self._to_board(record)
+        self.sums, self._since = Sums(), self._clock()
+
+    def _to_board(self, record: Mapping[str, Any]) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.run.path / "tb"), purge_step=record["step"], flush_secs=10)
+        for name, value in record.items():
+            if name != "step":
+                self._board.add_scalar(name, value, record["step"])
+
+    @staticmethod
+    def _clock() -> dict[str, float]:
+        return {"start": time.monotonic(), "waited": 0.0}
+
+
+def cut(run: Run, step: int) -> None:
+    """Remove the records of metrics.jsonl after `step`, and a last line that a kill cut short."""
+    path = run.path / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get("step", 0) <= step:
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def memory() -> int:
+    """Peak bytes: of the GPU where there is one, else resident memory of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_flops() -> float:
+    """Dense bf16 peak of this machine's GPU in FLOP/s; 0 where it is not known, and then no MFU is reported."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    name = torch.cuda.get_device_name()
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), 0.0)

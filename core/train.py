@@ -1,0 +1,172 @@
+"""Stages `align` (the connector alone) and `finetune` (connector and backbone): from a run directory to a product.
+
+    sources + tokenizer -> model, encoder -> plan -> fit -> <run>/model
+
+Which parts are trained is configuration (train.trained); the two stages differ in nothing else. Not here: the loop
+(core.loop), the plan (core.mixture).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from core import parts
+from core.assemble import DTYPES, Assembled, assemble, blank, vision_features
+from core.config import FinetuneConfig, structured
+from core.connector import standardise
+from core.distributed import World, joined
+from core.engine import part_of
+from core.errors import UserError
+from core.forward import PackedModel
+from core.loop import fit
+from core.model import CONNECTOR, load_connector, save_product
+from core.run import Run
+
+__all__ = ["align", "finetune", "fit"]
+SAMPLE = 512             # images that the features are standardised on
+
+
+def align(run: Run) -> dict[str, Any]:
+    """Train the connector between a frozen vision encoder and a frozen backbone."""
+    return _train(run)
+
+
+def finetune(run: Run) -> dict[str, Any]:
+    """Train connector and backbone, from the product of the parent `align` where the run has one."""
+    return _train(run)
+
+
+def _train(run: Run) -> dict[str, Any]:
+    config = structured(FinetuneConfig, run.config)
+    _check_parts(config.train.trained)
+    with joined(config.runtime.threads) as world:
+        sources = {part: parts.find(getattr(config.model, part), part, run, config.runtime.models_root)
+                   for part in ("vision", "backbone")}
+        assembled = assemble(sources["vision"].folder, sources["backbone"].folder, config.model,
+                             DTYPES[config.train.dtype], config.train.seed)
+        plan, subsets, encoder = _plan(config, assembled, world)
+        _start_connector(run, config, assembled, subsets, encoder)
+        freeze(assembled, config.train.trained)
+        if config.runtime.gradient_checkpointing:
+            assembled.net.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.runtime.compile:
+            assembled.net.model.language_model.compile(dynamic=True)
+        batches = _batches(config, plan, subsets, encoder, world)
+        result, state = fit(run, world, PackedModel(assembled.net), plan, batches, config.train, config.runtime)
+        if world.first:
+            run.heartbeat(plan.steps, plan.steps, "save", force=True)
+            state = {name.removeprefix("net."): tensor for name, tensor in state.items()}
+            whole = assembled.net.state_dict()
+            connector = {name: tensor for name, tensor in whole.items() if name.startswith(CONNECTOR)}
+            save_product(run.path / "model", assembled, {**connector, **state}, config.model, sources)
+        world.barrier()
+    return result
+
+
+def _plan(config: FinetuneConfig, assembled: Assembled, world: World) -> tuple[Any, Any, Any]:
+    """Plan, subsets and encoder. The first rank counts token lengths where they have not been counted; all read
+    them."""
+    from core.encode import Encoder
+    from core.lengths import open_subsets, pools
+    from core.mixture import Plan
+
+    processor = assembled.processor
+    encoder = Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens, config.pack.max_tokens,
+                      config.mixture.supervise)
+    subsets = open_subsets(config.mixture, config.runtime.data_root)
+    if not world.first:
+        world.barrier()
+    read = pools(config.mixture, subsets, encoder)
+    if world.first:
+        world.barrier()
+    return Plan(config.mixture, config.pack, config.train.global_batch, read), subsets, encoder
+
+
+def _batches(config: FinetuneConfig, plan: Any, subsets: Any, encoder: Any, world: World
+             ) -> Callable[[int], Iterator[Any]]:
+    from core.stream import Loader
+
+    return lambda start: iter(Loader(plan, subsets, encoder, world.rank, world.size, start, config.runtime.workers,
+                                     config.runtime.micro_batch))
+
+
+def _start_connector(run: Run, config: FinetuneConfig, assembled: Assembled, subsets: Any, encoder: Any) -> None:
+    """The connector of the parent `align`, if there is one; standardised features, if asked for or inherited."""
+    statistics = None
+    inherited = "align" in run.spec.get("parents", {})
+    if inherited:
+        tensors, statistics = load_connector(run.parent("align").path)
+        projector = assembled.net.model.multi_modal_projector
+        try:
+            projector.load_state_dict({name: value.to(assembled.net.dtype) for name, value in tensors.items()})
+        except RuntimeError as error:
+            raise UserError(f"the connector of {run.parent('align').path} does not fit this model: give both runs the "
+                            "same model.connector, encoder and backbone") from error
+    elif config.model.standardise:
+        statistics = measure(assembled, config, subsets, encoder)
+    if statistics is not None:
+        standardise(assembled.net, *statistics, unfold=inherited)
+
+
+@torch.no_grad()
+def measure(assembled: Assembled, config: FinetuneConfig, subsets: Any, encoder: Any
+            ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation per channel of the features that the connector reads, over SAMPLE images spread evenly over
+    the image sources: the same on every rank, at every restart and for every ratio."""
+    names = [f"{source.data}/{source.subset}" for source in config.mixture.sources]
+    total = torch.zeros(2, assembled.net.config.vision_config.hidden_size, dtype=torch.float64)
+    seen = 0
+    for name in names:
+        for pixels in _images(subsets[name], SAMPLE // len(names), encoder):
+            features = vision_features(assembled.net.model.vision_tower, pixels.to(assembled.net.dtype),
+                                       config.model.vision_layer, config.model.vision_select).flatten(0, 1).double()
+            total += torch.stack([features.sum(0), features.square().sum(0)])
+            seen += len(features)
+    mean, square = total / max(seen, 1)
+    return mean.float(), (square - mean.square()).clamp_min(1e-12).sqrt().clamp_min(1e-3 * mean.abs().max()).float()
+
+
+def _images(subset: Any, wanted: int, encoder: Any) -> Iterator[torch.Tensor]:
+    from core.pixels import open_image
+    from core.shards import Corrupt
+
+    rows = [i for i in range(len(subset)) if subset.images[i] and not subset.bad[i]]
+    chosen = [rows[k * len(rows) // wanted] for k in range(wanted)] if len(rows) > wanted else rows
+    for start in range(0, len(chosen), 32):
+        batch = []
+        for i in chosen[start:start + 32]:
+            try:
+                batch.append(torch.from_numpy(encoder.pixels(open_image(subset.read(i)[1]))))
+            except (Corrupt, OSError, ValueError):
+                continue
+        if batch:
+            yield torch.stack(batch)
+
+
+def freeze(assembled: Assembled, trained: list[str]) -> None:
+    """Let only the named parts take gradients, and of these only what the loss reaches: the identity behind a linear
+    connector stays, and so do layers of the tower above the hidden state that is read."""
+    net = assembled.net
+    fixed = {id(p) for p in net.model.multi_modal_projector.parameters() if not p.requires_grad}
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(part_of(name) in trained and id(parameter) not in fixed)
+    tower = net.model.vision_tower
+    if "vision" in trained:
+        reached = _reached(tower, net.config)
+        for parameter in tower.parameters():
+            parameter.requires_grad_(id(parameter) in reached)
+
+
+def _reached(tower: Any, config: Any) -> set[int]:
+    parameters = list(tower.parameters())
+    features = vision_features(tower, blank(tower.config, tower.dtype), config.vision_feature_layer, "full")
+    gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+    return {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def _check_parts(trained: list[str]) -> None:
+    unknown = [part for part in trained if part not in parts.NAMES]
+    if unknown or not trained:
+        raise UserError(f"train.trained is {trained}: name at least one of {', '.join(parts.NAMES)}")
