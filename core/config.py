@@ -32,6 +32,9 @@ class Runtime:
     save_every: int = 200            # steps between checkpoints
     keep_checkpoints: int = 1        # finished checkpoints that are kept; 1 is the newest
     log_every: int = 10              # steps between log lines
+    time_minutes: float = 0.0        # wall-clock limit of an attempt; 0: the site's, on this machine none
+    signal_seconds: float = 60.0     # before that limit, to save and requeue (on Slurm the profile says it)
+    memory_gb: float = 0.0           # per rank; 0: the site's share
 
 
 @dataclass
@@ -171,21 +174,25 @@ class FinetuneConfig:
 
 @dataclass
 class Task:
-    """One subset of evaluation items, e.g. data="emoji-eu", subset="eval-emojione"; `limit` 0 means all."""
+    """One subset of evaluation items, e.g. data="emoji-eu", subset="eval-emojione"."""
 
     data: str = ""
     subset: str = ""
-    limit: int = 0
+    tasks: list[str] = field(default_factory=list)  # of the subset's task names; none named means all
+    limit: int = 0                   # items per task name and language; 0 means all
 
 
 @dataclass
 class EvaluateConfig:
+    model: str = "parent:finetune"   # "parent:ROLE", or an exported folder below `runtime.models_root`
     tasks: list[Task] = field(default_factory=list)
     languages: list[str] = field(default_factory=lambda: ["en", "eu"])
     calibrate: bool = True           # also score every option on a blank image
-    generate: bool = True
+    generate: bool = True            # also ask the items that want a free answer
     max_new_tokens: int = 24
-    batch: int = 64
+    unit: int = 128                  # items that are worked through and saved together
+    batch: int = 64                  # sequences per forward pass
+    dtype: str = "float32"           # float32 | bfloat16
     runtime: Runtime = field(default_factory=Runtime)
 
 

@@ -28,7 +28,7 @@ from experiments import attempts
 from experiments.lock import Held, hold
 
 WAIT_FOR_RANK_0 = 300.0     # seconds that the other ranks wait for the attempt to be opened
-WAIT_FOR_LOCK = 10.0        # seconds that the processes of a former attempt get to vanish
+WAIT_FOR_LOCK = float(os.environ.get("BEGIRA_WAIT_FOR_LOCK", "10"))        # seconds that the processes of a former attempt get to vanish
 _NETWORK = ("Connection reset by peer", "Connection closed by peer", "Connection refused", "Broken pipe",
             "client socket has timed out", "Timed out waiting", "NCCL", "Gloo connectFullMesh")
 
@@ -134,9 +134,7 @@ def _failed(run: Run, rank: int, error: BaseException) -> int:
             "traceback": "".join(lines).splitlines()[-20:]})
         if rank == 0:
             time.sleep(_grace(cause))
-            first = attempts.culprit(run.path, run.attempt) or {}
-            attempts.close_attempt(run.path, run.attempt, "failed", first.get("cause", cause),
-                                   f"{first.get('type')}: {first.get('message')}")
+            attempts.close_attempt(run.path, run.attempt, "failed", cause, f"{type(error).__name__}: {error}")
     except (OSError, UserError, Fenced) as second:  # a full disk, say: the log still has it
         _say(f"the failure could not be recorded: {second}")
     return 2 if cause == "user" else 1

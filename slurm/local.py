@@ -77,7 +77,7 @@ class Local:
         if not plan.starts and not is_held(folder / ".driver.lock"):
             return 0 if all(action.reason == "done" for action in plan.actions) else 1
         try:
-            with hold(folder / ".driver.lock", wait=2.0):
+            with hold(folder / ".driver.lock", wait=0.5):
                 store.write_study(plan.study)
                 announce(plan.study, folder / "driver.json")
                 return Driver(plan.study, self.slots, self.devices, View(plan.study.name)).run()

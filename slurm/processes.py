@@ -21,7 +21,7 @@ from experiments.expand import Desired
 # Imported once by the server for stages of `core`; what is missing here is merely imported by each rank.
 HEAVY = ("torch", "transformers", "transformers.models.llama.modeling_llama", "transformers.models.clip.modeling_clip",
          "transformers.models.llava.modeling_llava", "deepspeed", "PIL.Image")
-GRACE_BAD_EXIT = 3.0     # seconds that the other ranks get to record why, once one failed
+GRACE_BAD_EXIT = 2.0     # seconds that the other ranks get to record why, once one failed
 GRACE_STOP = 120.0       # seconds that a run gets to save after it was asked to stop
 
 
@@ -90,8 +90,8 @@ class Job:
     def start(self, server: Server) -> None:
         runtime = self.run.runtime
         nodes, local = int(runtime["nodes"]), int(runtime["ranks_per_node"])
-        self.limit = 60 * float(runtime.get("time_minutes") or 0)
-        self.margin = min(float(runtime.get("signal_seconds") or 0), self.limit / 2)
+        self.limit = 60 * float(runtime["time_minutes"])
+        self.margin = min(float(runtime["signal_seconds"]), self.limit / 2)
         port = free_port()
         (self.path / "logs").mkdir(exist_ok=True)
         for rank in range(nodes * local):

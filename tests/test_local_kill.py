@@ -1,0 +1,93 @@
+"""A study on this machine survives kill -9 of its driver and of its workers at any moment: equal results."""
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.begira_process import TINY, Begira, end, ranks_of, wait_until
+
+SLOW = ("base.delay=0.03", "base.steps=12")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    begira = Begira(tmp_path_factory.mktemp("undisturbed"))
+    begira("submit", TINY, *SLOW)
+    return begira.results()
+
+
+def test_driver_killed_at_random_moments(tmp_path, undisturbed):
+    """kill -9 of the driver: nothing of it lives on, the next call goes on, results are equal."""
+    begira, dice = Begira(tmp_path), random.Random(1)
+    for _ in range(4):
+        driver = begira.start("submit", TINY, *SLOW)
+        wait_until(lambda: ranks_of(begira.runs))
+        time.sleep(0.1 + 0.3 * dice.random())
+        driver.kill()
+        end(driver)
+        wait_until(lambda: not ranks_of(begira.runs), 3)
+    begira("submit", TINY, *SLOW)
+    assert begira.results() == undisturbed
+    firsts = [record["first_step"] for record in begira.attempts("*/*") if record["attempt"] > 1]
+    assert any(firsts), "no attempt went on from a checkpoint: the kills hit nothing"
+
+
+def test_workers_killed_at_random_moments(tmp_path, undisturbed):
+    """kill -9 of ranks: the driver notices, runs them again within the budget, results are equal."""
+    begira, dice = Begira(tmp_path), random.Random(2)
+    driver = begira.start("submit", TINY, *SLOW)
+    try:
+        for _ in range(4):
+            victims = wait_until(lambda: ranks_of(begira.runs))
+            os.kill(dice.choice(victims), signal.SIGKILL)
+            time.sleep(0.1 + 0.3 * dice.random())
+        out, err = driver.communicate(timeout=60)
+    finally:
+        end(driver)
+    assert driver.returncode == 0, out + err
+    assert begira.results() == undisturbed
+    assert "killed" in {record["cause"] for record in begira.attempts("*/*")}
+
+
+def test_budget_ends_a_run_that_is_always_killed(tmp_path):
+    """Three attempts without progress, then FAILED for good; its children do not start; `retry` resets the budget."""
+    begira = Begira(tmp_path)
+    how = "llama.fail={kind: kill, step: 0, attempts: 4}"
+    begira("submit", TINY, "backbone=latxa", how, code=1)
+    assert [record["cause"] for record in begira.attempts("llama/*")] == ["killed"] * 3
+    states = {row["stage"]: row["state"] for row in begira.json("status", TINY, how)}
+    assert states["finetune"] == "blocked" and states["latxa"] == "blocked" and states["llama"] in ("lost", "failed")
+    begira("submit", TINY, "backbone=latxa", how, code=1)
+    assert len(begira.attempts("llama/*")) == 3
+    begira("retry", TINY, how, "stage=llama")
+    begira("submit", TINY, "backbone=latxa", how)
+    assert len(begira.attempts("llama/*")) == 5 and len(begira.results()) == 7
+
+
+def test_two_nodes_of_two_ranks(tmp_path):
+    """Ranks get torch's environment; one that fails takes the others with it and is named as the culprit."""
+    begira = Begira(tmp_path)
+    how = ("base.delay=0.5", "finetune.fail={kind: code, step: 0, rank: 3, attempts: 1}")
+    begira("submit", TINY, "target_ratio=0", "backbone=llama", "finetune.runtime.nodes=2",
+           "finetune.runtime.ranks_per_node=2", "encoder.delay=0", "llama.delay=0", *how, code=1)
+    record = begira.attempts("finetune/*")[-1]
+    assert record["outcome"] == "failed" and record["cause"] == "code" and record["world_size"] == 4
+    assert record["error"]["rank"] == 3 and record["error"]["node"] == "node1"
+    assert "stages.py" in record["error"]["where"]
+    rows = begira.json("status", TINY, "stage=finetune", "state=failed")
+    assert len(rows) == 1 and "broken on purpose" in rows[0]["reason"]
+    assert not ranks_of(begira.runs)
+
+
+def test_code_errors_are_never_retried(tmp_path):
+    begira = Begira(tmp_path)
+    begira("submit", TINY, "target_ratio=0", "backbone=llama", "finetune.fail={kind: code}", code=1)
+    begira("submit", TINY, "target_ratio=0", "backbone=llama", "finetune.fail={kind: code}", code=1)
+    assert len(begira.attempts("finetune/*")) == 1
+    journal = [json.loads(line) for line in (begira.runs / "tiny" / "journal.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "submit" for event in journal) == 1
