@@ -66,7 +66,8 @@ def close_attempt(path: Path, number: int, outcome: str, cause: str = "", reason
     if record is None or (record.get("outcome") and not amend):
         return
     error = culprit(path, number)
-    if outcome == "lost" and error:
+    vague = cause in ("", "unknown", "killed", "lost", "user")
+    if outcome in ("lost", "failed") and error and (vague or error["cause"] != "rendezvous"):
         outcome, cause, reason = "failed", error["cause"], f"{error['type']}: {error['message']}"
     heartbeat = read_json(path / "heartbeat.json", {})
     if heartbeat.get("attempt") == number:

@@ -28,7 +28,8 @@ from experiments import attempts
 from experiments.lock import Held, hold
 
 WAIT_FOR_RANK_0 = 300.0     # seconds that the other ranks wait for the attempt to be opened
-WAIT_FOR_LOCK = float(os.environ.get("BEGIRA_WAIT_FOR_LOCK", "10"))        # seconds that the processes of a former attempt get to vanish
+# seconds that the processes of a former attempt get to vanish
+WAIT_FOR_LOCK = float(os.environ.get("BEGIRA_WAIT_FOR_LOCK", "10"))
 _NETWORK = ("Connection reset by peer", "Connection closed by peer", "Connection refused", "Broken pipe",
             "client socket has timed out", "Timed out waiting", "NCCL", "Gloo connectFullMesh")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.files import write_json
-from experiments import attempts, provenance, store
+from experiments import attempts, store
 from experiments.expand import Desired, Study
 from experiments.lock import is_held
 from experiments.reconcile import Action, reconcile, statuses
@@ -29,12 +29,11 @@ REREAD = 5.0        # seconds between looks at what other processes changed (can
 class Driver:
     """Runs a study's runs on `slots` processes at a time."""
 
-    def __init__(self, study: Study, slots: int, devices: list[str], view: View):
-        self.study, self.slots, self.view = study, slots, view
+    def __init__(self, study: Study, environment: Mapping[str, Any], slots: int, devices: list[str], view: View):
+        self.study, self.environment, self.slots, self.view = study, environment, slots, view
         self.free_devices = list(devices)
         self.jobs: dict[str, Job] = {}
         self.records = store.read_runs(study.runs)
-        self.environment: Mapping[str, Any] | None = None
         self.server: Server | None = None
         self.stopping = 0
         self.children = study.children()
@@ -143,7 +142,6 @@ class Driver:
     def _launch(self, run: Desired, status: Status) -> None:
         if self.server is None:
             self.server = Server(sorted({one.function.partition(":")[0] for one in self.study.runs}))
-            self.environment = provenance.capture(store.study_path(self.study.name))
         path = store.create(run, self.environment)
         for attempt in attempts.list_attempts(path):
             if attempt.outcome is None:

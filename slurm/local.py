@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import read_json
-from experiments import store
+from experiments import provenance, store
 from experiments.checks import check_runs
 from experiments.expand import Study
 from experiments.lock import Held, hold, is_held
@@ -80,7 +80,10 @@ class Local:
             with hold(folder / ".driver.lock", wait=0.5):
                 store.write_study(plan.study)
                 announce(plan.study, folder / "driver.json")
-                return Driver(plan.study, self.slots, self.devices, View(plan.study.name)).run()
+                environment = provenance.capture(folder)
+                for action in plan.starts:
+                    store.create(action.run, environment)
+                return Driver(plan.study, environment, self.slots, self.devices, View(plan.study.name)).run()
         except Held:
             who = read_json(folder / "driver.json", {})
             raise UserError(f"study {plan.study.name} is being run by process {who.get('pid')} on {who.get('host')}: "
