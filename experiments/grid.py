@@ -19,6 +19,7 @@
     zip: [[a, b]]                     # these axes advance together instead of as a product
     include: [{backbone: latxa}]      # if given, only points that match one of these are kept
     exclude: [{target_ratio: "> 0.5", backbone: llama}]
+    analysis: {margin: 0.03}          # what the report decides and how (analysis.questions); no run depends on it
     set: {finetune.train.clip: 0.5}   # dotted keys, for every point (what `key=value` on the command line does)
 
 `experiments.expand` turns it into runs, `experiments.overrides` applies the command line's `key=value`.
@@ -36,7 +37,7 @@ from experiments.words import known, nearest, one_of, text
 
 SHARED = ("data", "base")
 _GRID_KEYS = ("name", "inherit", "description", "stages", "targets", "axes", "zip", "include", "exclude", "set",
-              *SHARED)
+              "analysis", *SHARED)
 _STAGE_KEYS = ("function", "parents", "config", "runtime")
 _AXIS_KEYS = ("key", "keys", "values", "name")
 
