@@ -17,6 +17,7 @@ from core.files import sha256, write_json
 from data_tools.fetch import cache_folder, call
 
 RECORD = ".begira.json"
+LISTS = Path("/var/lib/apt/lists")           # apt's own package lists
 
 
 def find(names: Sequence[str], say: Callable[[str], None] = lambda _: None) -> dict[str, Path] | None:
@@ -38,9 +39,8 @@ def find(names: Sequence[str], say: Callable[[str], None] = lambda _: None) -> d
 
 
 def _download(names: Sequence[str], work: Path) -> bool:
-    known = [call(["apt-cache", "show", "--no-all-versions", name], work).returncode == 0 for name in names]
-    if any(known):
-        return all(known) and call(["apt-get", "download", *names], work).returncode == 0
+    if any(LISTS.glob("*_Packages*")):
+        return call(["apt-get", "download", *names], work).returncode == 0
     # a fresh machine has no package lists and an ordinary user may not fetch them: keep lists of our own
     state = cache_folder() / "apt" / ".state"
     for part in ("lists/partial", "cache/archives/partial"):

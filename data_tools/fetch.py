@@ -25,7 +25,8 @@ from core.files import replacing, sha256
 TIMEOUT = 600  # seconds that one call of a client may take
 OFFLINE = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ENOTCACHED|EHOSTUNREACH|"
                       r"Temporary failure|Could not resolve|Failed to establish|Connection refused|Cannot connect|"
-                      r"Network is unreachable|Max retries|timed out|NewConnectionError", re.IGNORECASE)
+                      r"Network is unreachable|Max retries|timed out|NewConnectionError|from versions: none",
+                     re.IGNORECASE)
 
 
 @dataclass(frozen=True)
