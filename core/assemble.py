@@ -17,7 +17,7 @@ import torch
 from core import connector
 from core.config import Model
 from core.errors import UserError
-from core.processor import build_processor, prepare_tokenizer
+from core.processor import ENDS, build_processor, prepare_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -60,7 +60,7 @@ def assemble(vision: Path, backbone: Path, options: Model, dtype: torch.dtype = 
     net.model.vision_tower, net.model.language_model = tower, language.base_model
     net.lm_head = language.get_output_embeddings()
     net.model.multi_modal_projector = connector.connector(config, options.connector, seed).to(dtype)
-    net.generation_config = language.generation_config
+    net.generation_config = end_of_turn(language.generation_config, words)
     net.config.dtype = dtype
     processor = build_processor(image_processor, words, tower.config, options, probe.shape[1])
     return Assembled(net.eval(), processor, language, tokens)
@@ -93,6 +93,17 @@ def attention() -> str:
     from transformers.utils import is_flash_attn_2_available
 
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+
+
+def end_of_turn(generation: Any, tokenizer: Any) -> Any:
+    """Let generation end where a turn ends, whatever the backbone's folder says, and pad with the pad token."""
+    known = generation.eos_token_id or []
+    known = known if isinstance(known, list) else [known]
+    vocabulary = tokenizer.get_vocab()
+    ends = [tokenizer.eos_token_id, *(vocabulary[token] for token in ENDS if token in vocabulary)]
+    generation.eos_token_id = list(dict.fromkeys([*ends, *known]))
+    generation.pad_token_id = tokenizer.pad_token_id
+    return generation
 
 
 def grow_embeddings(language: Any, vocabulary: int) -> None:

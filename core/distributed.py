@@ -77,6 +77,7 @@ def joined(threads: int = 1, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
     _quiet(rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if size == 1:

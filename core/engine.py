@@ -7,7 +7,6 @@ here: the loop (core.train), the files of a checkpoint (core.checkpoint). """
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -180,7 +179,6 @@ def _settings(train: Train, stage: int, micro_batch: int, accumulation: int, wor
 def _skip_operator_builds(world: World) -> None:
     """On a CPU DeepSpeed would compile a shared-memory operator for about a minute; a killed build blocks later
     runs."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if world.device.type == "cuda" else "cpu")
     import deepspeed
     import deepspeed.ops
 

@@ -23,7 +23,7 @@ def prepare_tokenizer(tokenizer: Any) -> int:
         tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
     if tokenizer.pad_token is None or tokenizer.pad_token in (tokenizer.eos_token, *ENDS):
         vocabulary = tokenizer.get_vocab()
-        tokenizer.pad_token = next((token for token in PADS if token in vocabulary), PADS[1])
+        tokenizer.add_special_tokens({"pad_token": next((token for token in PADS if token in vocabulary), PADS[1])})
     return tokenizer.convert_tokens_to_ids(IMAGE)
 
 

@@ -2,8 +2,8 @@
 
     results = run_ranks(function, 2, argument, timeout=60)      # function(argument) in each; its return values by rank
 
-A rank that raises fails the call with its traceback; ranks that do not end in time are killed and RankTimeout is raised.
-"""
+A rank that raises fails the call with its traceback; ranks that do not end in time are killed and RankTimeout is
+raised. """
 import multiprocessing
 import os
 import socket
