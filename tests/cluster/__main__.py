@@ -24,7 +24,7 @@ def up(arguments: argparse.Namespace) -> int:
     chosen = {name: value for name, value in vars(arguments).items() if name in known and value is not None}
     cluster = Cluster.launch(arguments.dir, Options(**{**chosen, "template": template()}))
     layout = cluster.layout
-    print(f"A Slurm with {len(layout.nodes)} nodes ({layout.options.cpus} CPUs and {layout.options.gpus} pretended GPUs "
+    print(f"A Slurm with {len(layout.nodes)} nodes ({layout.options.cpus} CPUs, {layout.options.gpus} pretended GPUs "
           f"each) runs in {cluster.root}.\nIn this shell:\n\n"
           f"  export SLURM_CONF={cluster.root}/slurm.conf PATH={cluster.root}/bin:$PATH\n"
           f"  sinfo\n  begira submit mini --cluster virtual\n\n"
@@ -34,7 +34,7 @@ def up(arguments: argparse.Namespace) -> int:
 
 
 def install() -> int:
-    """Install what is missing with apt when that is allowed; otherwise say what to ask for. Exit code 3: not possible."""
+    """Install what is missing with apt when that is allowed; otherwise say what to ask for. Exit code 3: not done."""
     if not missing_programs():
         print("everything is installed")
         return 0
@@ -45,8 +45,8 @@ def install() -> int:
         for step in ("apt-get update -qq", command):
             subprocess.run([*prefix, *step.split()], env=environment, stdout=subprocess.DEVNULL)
     if missing_programs():
-        print(f"The Slurm tests need {' '.join(missing_programs())}.\nOn Debian or Ubuntu, as root: {command}\nNo service has "
-              "to run and nothing has to be configured; until then these tests are skipped.", file=sys.stderr)
+        print(f"The Slurm tests need {' '.join(missing_programs())}.\nOn Debian or Ubuntu, as root: {command}\n"
+              "No service has to run and nothing has to be configured; until then these tests are skipped.", file=sys.stderr)
         return 3
     return 0
 

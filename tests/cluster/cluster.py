@@ -36,7 +36,8 @@ class Cluster:
         cluster.root.mkdir(parents=True, exist_ok=True)
         reader, writer = os.pipe()
         with open(cluster.root / "keeper.out", "ab") as out:
-            command = [sys.executable, "-m", "tests.cluster.keeper", str(cluster.root), json.dumps(vars(options)), str(writer)]
+            command = [sys.executable, "-m", "tests.cluster.keeper", str(cluster.root), json.dumps(vars(options)),
+                       str(writer)]
             cluster._keeper = subprocess.Popen(command, pass_fds=[writer], cwd=REPOSITORY, stdin=subprocess.DEVNULL,
                                                stdout=out, stderr=out, start_new_session=True)
         os.close(writer)
@@ -90,7 +91,7 @@ class Cluster:
 
 
 def template() -> str:
-    """A database directory with Slurm's tables and no jobs, made once per user and machine (12 s), copied at start-up."""
+    """A database directory with Slurm's tables and no jobs, made once per user and machine (12 s), then copied."""
     version = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True, env={"PATH": PATH}).stdout.split()[-1]
     target = Path(tempfile.gettempdir()) / f"begira-slurm-{version}-{os.getuid()}"
     if not target.is_dir():

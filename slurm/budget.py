@@ -1,0 +1,116 @@
+"""What a submission costs and leaves: jobs, node-hours by the site's rule, disk and files, what sharing saves. Pure.
+
+These lines are what `begira plan` prints and `begira submit` submits; hours are walltime limits: an upper bound."""
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from core.errors import UserError
+from experiments.checks import Finding
+from experiments.reconcile import Action, Kind
+from slurm.arrays import Array, Layout
+from slurm.profile import Partition, Profile
+from slurm.resources import cost
+from slurm.sizes import shape
+
+FILES_PER_RUN = 24       # records, logs, metrics, TensorBoard, products
+FILES_PER_RANK = 3       # of a checkpoint: states, optimiser, randomness
+
+
+@dataclass
+class Bill:
+    lines: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
+         runtimes: Mapping[str, Mapping[str, Any]]) -> Bill:
+    """The plan in words and numbers. A cost above BEGIRA_BUDGET (in the site's unit) is a grave finding."""
+    result = Bill()
+    units, node_hours = 0.0, 0.0
+    rows = []
+    for number, array in enumerate(layout.arrays):
+        price = len(array.runs) * cost(profile, array.request)
+        units += price
+        node_hours += len(array.runs) * array.request.nodes * array.request.hours
+        after = _after(array)
+        result.lines.append(f"array {number}: {array.stage}, {len(array.runs)} job{'s' * (len(array.runs) != 1)}: "
+                            f"{array.request.describe()}{after}")
+        rows.append({"stage": array.stage, "runs": [run.id for run in array.runs], "after": after.strip(", "),
+                     "request": asdict(array.request), "cost": price})
+    unit = _unit(profile, layout)
+    if layout.arrays:
+        size, files = disk(layout, runtimes)
+        result.lines.append(f"{layout.jobs} jobs in {len(layout.arrays)} arrays on {profile.name}: at most "
+                            f"{node_hours:.1f} node-hours" + (f" = {units:.1f} {unit}" if unit != "node-hours" else "")
+                            + f"; about {_bytes(size)} and {files} files")
+        result.details.update(disk_bytes=size, files=files)
+        if profile.files and files > profile.files / 2:
+            result.findings.append(Finding(f"about {files} files, the site allows {profile.files}",
+                                           "lower runtime.keep_checkpoints or clean up first", grave=False))
+    if layout.waiting:
+        result.lines.append(f"{len(layout.waiting)} jobs wait for room under the site's limits; ending jobs submit "
+                            "them")
+    kinds = Counter(str(action.kind) for action in actions)
+    result.lines.append(", ".join(f"{count} to {kind}" if kind != "nothing" else f"{count} need nothing"
+                                  for kind, count in sorted(kinds.items())) or "nothing to do")
+    for action in actions:
+        if action.kind is Kind.NOTHING and action.reason.startswith(("failed", "blocked", "lost", "cancelled")):
+            result.lines.append(f"{action.run.name}: {action.reason}")
+    result.details.update(arrays=rows, cost=units, unit=unit, node_hours=node_hours,
+                          waiting=[run.id for run in layout.waiting])
+    _check_budget(result, units, unit, profile)
+    return result
+
+
+def disk(layout: Layout, runtimes: Mapping[str, Mapping[str, Any]]) -> tuple[float, int]:
+    """Bytes and files that the runs leave: kept checkpoints (14 bytes a trained parameter) and products (2 bytes)."""
+    size, files = 0.0, 0
+    for array in layout.arrays:
+        for run in array.runs:
+            runtime = {**run.runtime, **runtimes.get(run.id, {})}
+            found, kept = shape(run), int(runtime.get("keep_checkpoints", 1))
+            ranks = array.request.nodes * array.request.ranks_per_node
+            size += (found.trained * (14 * kept + 2)) if found else 2e6
+            files += FILES_PER_RUN + kept * FILES_PER_RANK * ranks + array.request.nodes
+    return size, files
+
+
+def _after(array: Array) -> str:
+    if array.element_wise >= 0:
+        return f", each behind its own in array {array.element_wise}"
+    names = [f"element {one.index} of array {one.array}" if one.array >= 0 else f"job {one.job}" for one in array.after]
+    return f", behind {' and '.join(names)}" if names else ""
+
+
+def _unit(profile: Profile, layout: Layout) -> str:
+    used = {(array.request.partition, array.request.qos) for array in layout.arrays}
+    rules = [p.billing.unit for p in profile.partitions if (p.partition, p.qos) in used]
+    return rules[0] if rules else Partition().billing.unit
+
+
+def _check_budget(result: Bill, units: float, unit: str, profile: Profile) -> None:
+    text = os.environ.get("BEGIRA_BUDGET", "")
+    if not text:
+        return
+    try:
+        limit = float(text)
+    except ValueError:
+        raise UserError(f"BEGIRA_BUDGET is '{text}': give a number of {unit}") from None
+    if units > limit:
+        remedy = f"raise BEGIRA_BUDGET, lower runtime.time_minutes, or select fewer runs; `{profile.budget_command}` " \
+                 "shows what is left" if profile.budget_command else "raise BEGIRA_BUDGET or lower runtime.time_minutes"
+        result.findings.append(Finding(f"at most {units:.1f} {unit} exceed the budget of {limit:g}", remedy))
+
+
+def _bytes(size: float) -> str:
+    for name in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {name}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,186 @@
+"""The Slurm backend: a study's runs as job arrays of a site, submitted from a login node or from an ending job.
+
+`plan` and `submit` are one computation; `submit` repeats it under the study's lock, on the state that it finds then,
+and hands it to `slurm.submit`. Nothing is kept in this process: Slurm and the jobs' own epilogues go on without it."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files import read_json, write_json
+from core.run import Run
+from experiments import provenance, store
+from experiments.checks import check_runs
+from experiments.expand import Desired, Study
+from experiments.lock import Held, hold
+from experiments.reconcile import Action, Kind, reconcile, statuses
+from experiments.state import Observation, Where
+from experiments.store import Stored
+from slurm import commands, observe, resources, snapshot, submissions, submit
+from slurm.arrays import Layout, arrange
+from slurm.backend import Plan
+from slurm.budget import Bill, bill
+from slurm.profile import Profile, load
+from slurm.queue import Queue
+from slurm.sizes import overlay
+
+LOCK_SECONDS = 60.0      # that a submitter waits for another one of the same study
+
+
+@dataclass
+class Work:
+    """What is to be done now: the arrays, what has no room, and whose jobs are to be cancelled first."""
+
+    layout: Layout
+    runtimes: dict[str, dict[str, Any]]
+    cancelled: list[str]
+    bill: Bill
+
+
+class Cluster:
+    """The site of that profile (a name in slurm/profiles, or a file)."""
+
+    def __init__(self, reference: str):
+        self.profile: Profile = load(reference)
+        self.reference = str(Path(reference).absolute()) if reference.endswith((".yaml", ".yml")) else reference
+        self.name = self.reference
+        self._queue: Queue | None = None
+        self._seen: dict[str, Observation] = {}
+
+    def observe(self, study: str, runs: Sequence[Stored]) -> Mapping[str, Observation]:
+        self._seen, self._queue = observe.observe(store.study_path(study), runs)
+        return self._seen
+
+    def plan(self, study: Study, actions: Sequence[Action]) -> Plan:
+        plan = Plan(study, list(actions))
+        work = self.work(study.name, actions)
+        plan.findings = check_runs([action.run for action in plan.starts]) + work.bill.findings
+        plan.lines = work.bill.lines
+        plan.details = work.bill.details
+        return plan
+
+    def submit(self, plan: Plan) -> int:
+        """Submit what is to be submitted. 0: everything is done or under way; 1: something failed and stays so."""
+        store.write_study(plan.study)
+        runs = plan.study.runs
+        write_json(submissions.folder(store.study_path(plan.study.name)) / "wanted.json",
+                   {"cluster": self.reference, "cwd": os.getcwd(), "runs": [run.id for run in runs]})
+        actions = self.advance(plan.study.name, runs, create=True)
+        ended = [a for a in actions if a.kind is Kind.NOTHING and a.reason.startswith(("failed", "lost", "blocked"))]
+        return 1 if ended else 0
+
+    def advance(self, study: str, runs: Sequence[Desired], create: bool = False,
+                wait: float = LOCK_SECONDS) -> list[Action]:
+        """One reconciliation under the study's lock; returns the actions. UserError if another submitter holds it."""
+        folder = store.study_path(study)
+        try:
+            with hold(folder / ".submit.lock", wait):
+                return self._advance(study, folder, runs, create)
+        except Held:
+            raise UserError(f"study {study} is being submitted by another process: try again when that is "
+                            "through") from None
+
+    def _advance(self, study: str, folder: Path, runs: Sequence[Desired], create: bool) -> list[Action]:
+        from slurm import queue
+
+        if submit.recover(folder, queue.look()):
+            self._queue = None
+        records = store.read_runs(runs)
+        current = statuses(runs, records, self.observe(study, list(records.values())), _now())
+        actions = reconcile(runs, current)
+        work = self.work(study, actions)
+        if not work.layout.arrays and not work.cancelled:
+            return actions
+        if work.cancelled:
+            commands.cancel(work.cancelled)
+        environment = provenance.capture(folder) if create else None
+        paths = {}
+        submitted = [run for array in work.layout.arrays for run in array.runs]
+        for run in submitted + (work.layout.waiting if create else []):
+            paths[run.id] = store.run_path(run)
+            if environment is not None:
+                store.create(run, environment, work.runtimes.get(run.id))
+        submit.submit(folder, work.layout.arrays, paths, self.profile, snapshot.take(folder))
+        self._sweep(folder)
+        return actions
+
+    def work(self, study: str, actions: Sequence[Action]) -> Work:
+        """Pure but for reading what former submissions asked for: arrays for the actions that start something."""
+        starting = [a.run for a in actions if a.starts or a.kind is Kind.RELINK]
+        stale = [self._seen[a.run.id].job for a in actions if a.kind in (Kind.RELINK, Kind.CANCEL)]
+        runtimes = {run.id: overlay(self.profile, run) for run in starting}
+        requests = {run.id: resources.request(self.profile, {**run.runtime, **runtimes[run.id]},
+                                              self._memory_factor(study, run, actions)) for run in starting}
+        done = {a.run.id for a in actions if a.kind is Kind.NOTHING and a.reason == "done"}
+        live = {id_: seen.job for id_, seen in self._seen.items()
+                if seen.where in (Where.HELD, Where.QUEUED, Where.RUNNING) and seen.job not in stale}
+        layout = arrange(starting, requests, done, live, self.profile.max_array, self.room())
+        return Work(layout, runtimes, stale, bill(self.profile, layout, actions, runtimes))
+
+    def room(self) -> int | None:
+        """Array elements that may be submitted now; None: as many as one likes."""
+        limits = [p.max_jobs for p in self.profile.usable if p.max_jobs] or [0]
+        limit = min([n for n in (self.profile.max_jobs, min(limits)) if n], default=0)
+        if not limit:
+            return None
+        return max(0, limit - len(self._queue.live() if self._queue else []))
+
+    def cancel(self, study: str, runs: Sequence[Stored], save: bool) -> list[str]:
+        """End the live jobs of these runs. With `save` a running one is signalled, saves and ends by itself."""
+        seen = self.observe(study, runs)
+        live = {id_: one for id_, one in seen.items() if one.where in (Where.HELD, Where.QUEUED, Where.RUNNING)}
+        running = [one.job for one in live.values() if save and one.where is Where.RUNNING]
+        if running:
+            commands.cancel(running, "USR2")
+        others = [one.job for one in live.values() if one.job not in running]
+        if others:
+            commands.cancel(others)
+        return list(live)
+
+    def _memory_factor(self, study: str, run: Desired, actions: Sequence[Action]) -> float:
+        """1.5 times the memory for each attempt that ran out of it on the host."""
+        record = store.read_run(store.run_path(run))
+        return 1.5 ** sum(a.cause == "memory_host" for a in record.attempts) if record else 1.0
+
+    def _sweep(self, folder: Path) -> None:
+        """Remove folders of arrays that ended long ago."""
+        live = {job.id.partition("_")[0] for job in self._queue.live()} if self._queue else set()
+        for one in submissions.read(folder):
+            if one.job and one.job not in live and one.created < _now() - submissions.KEEP:
+                submissions.remove(folder, one)
+
+
+def continue_study(study: str) -> None:
+    """What an ending job does: submit what had no room, or what now asks for another kind of job."""
+    folder = store.study_path(study)
+    wanted = read_json(submissions.folder(folder) / "wanted.json", {})
+    if not wanted:
+        return
+    cluster = Cluster(wanted["cluster"])
+    ids = set(wanted["runs"])
+    runs = [replace(store.desired_of(record), config=Run(record.path).config)
+            for record in store.read_study(study).values() if record.id in ids]
+    if cluster.profile.relay:
+        cluster.advance(study, _parents_first(runs))
+
+
+def _parents_first(runs: Sequence[Desired]) -> list[Desired]:
+    placed: dict[str, Desired] = {}
+    left = {run.id: run for run in runs}
+    while left:
+        ready = [run for run in left.values() if not any(parent in left for _, parent in run.parents.values())]
+        if not ready:
+            raise UserError(f"runs are parents of each other: {', '.join(left)}")
+        for run in ready:
+            placed[run.id] = left.pop(run.id)
+    return list(placed.values())
+
+
+def _now() -> float:
+    import time
+
+    return time.time()

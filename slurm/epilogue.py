@@ -1,0 +1,170 @@
+"""What runs in the batch script after srun has ended, however: sees to the attempt's record and decides what next.
+
+    done                           exit 0: jobs that wait for it may start
+    stopped, or a cause that is worth another attempt      scontrol requeue: the same job goes on
+    needs another kind of job (more memory), cancelled, failed for good      exit 1: jobs that wait for it are cancelled
+
+The batch script survives when all ranks are killed (out of memory, a hang), which no handler inside a rank does. What
+needs a new job, and runs that had no room under the site's limits, are submitted from here (`slurm.cluster`)."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files import read_json, write_json, write_text
+from experiments import attempts, store
+from experiments.lock import is_held
+from experiments.state import Attempt, Observation, Where, judge
+from slurm.job import LAUNCH, launch_name
+from slurm.sizes import REMEDY
+from slurm.submissions import Submission
+from slurm.triage import Evidence, Verdict, triage
+
+LOG_BYTES = 65536
+GOES_ON = 75
+
+
+def main(code: int) -> int:
+    """Exit code of the job."""
+    folder = Path(os.environ["BEGIRA_SUBMISSION"])
+    submission = Submission(**read_json(folder / "submission.json"))
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
+    run = Path(submission.paths[index])
+    launch, job = launch_name(), os.environ["SLURM_JOB_ID"]
+    if (run / "DONE").exists():
+        _relay(run)
+        return 0
+    attempt = settle(run, launch, submission.element(index), code, folder / f"{job}.log")
+    if attempt is None:
+        return GOES_ON
+    return _requeue_or_end(run, attempt, job)
+
+
+def settle(run: Path, launch: str, element: str, code: int, log: Path) -> Attempt | None:
+    """The record of this launch's attempt, closed with what is known; None if another launch owns the run now."""
+    mine = [one for one in attempts.list_attempts(run) if one.record.get("launch") == launch]
+    owner = read_json(run / LAUNCH, {}).get("launch")
+    if not mine:
+        if owner not in (None, launch) and is_held(run / ".lock"):
+            return None
+        number = max((one.number for one in attempts.list_attempts(run)), default=0) + 1
+        attempts.open_attempt(run, number, launch, "slurm", element, os.environ.get("SLURM_JOB_NODELIST", ""), 0)
+    else:
+        number = mine[-1].number
+    attempt = attempts.read_attempt(run, number)
+    verdict = triage(gather(run, launch, number, code, log, listening=bool(mine)))
+    if attempt.outcome is None:
+        vanished = verdict.cause in ("killed", "hang", "preempted", "time_limit", "node_failure")
+        attempts.close_attempt(run, number, "lost" if vanished else "failed", verdict.cause, verdict.reason)
+    elif attempt.outcome == "failed" and attempt.cause in ("", "unknown", "rendezvous"):
+        if verdict.cause not in ("unknown", "user") and verdict.cause != attempt.cause:
+            attempts.close_attempt(run, number, "failed", verdict.cause, verdict.reason, amend=True)
+    elif attempt.outcome == "stopped" and (_was_cancelled(run) or _job_state() == "CANCELLED"):
+        attempts.close_attempt(run, number, "cancelled", "cancelled", "cancelled after it had saved", amend=True)
+    _note_place(run, number, verdict)
+    return attempts.read_attempt(run, number)
+
+
+def gather(run: Path, launch: str, number: int, code: int, log: Path, listening: bool) -> Evidence:
+    text = "".join(_tail(path) for path in [log, *sorted((run / "logs").glob(f"{launch}_*.log"))])
+    hang = read_json(run / "attempts" / f"{number:04d}.hang.json", {})
+    signal_number = code - 128 if code > 128 else 0
+    return Evidence(exit_code=code, exit_signal=signal_number, nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
+                    failure=attempts.culprit(run, number) or {}, hang=hang, log=text, listening=listening)
+
+
+def _requeue_or_end(run: Path, attempt: Attempt, job: str) -> int:
+    stored = store.read_run(run)
+    status = judge(stored.done, stored.attempts, {}, stored.request, Observation(Where.ENDED), time.time())
+    again = status.may_retry and attempt.cause != "memory_host"
+    if attempt.cause == "memory_gpu" and again:
+        again = _halve_micro_batch(run)
+    if again and _job_state() == "RUNNING" and _requeue(job):
+        return GOES_ON
+    if attempt.outcome == "cancelled" or _job_state() != "RUNNING":
+        return GOES_ON
+    _relay(run)
+    return 1
+
+
+def _requeue(job: str) -> bool:
+    """Ask Slurm to run this job again; False where the site forbids it: `begira submit` then makes a new job."""
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+        return True
+    except (OSError, subprocess.SubprocessError) as error:
+        _say(f"requeue refused ({error}): the run goes on with the next `begira submit`")
+        return False
+
+
+def _job_state() -> str:
+    """RUNNING, or CANCELLED where scancel is ending this job; a requeue would bring it back to life."""
+    try:
+        done = subprocess.run(["squeue", "--noheader", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%T"],
+                              capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "RUNNING"
+    states = done.stdout.split()
+    return "RUNNING" if "RUNNING" in states else "CANCELLED"
+
+
+def _was_cancelled(run: Path) -> bool:
+    return read_json(run / "request.json", {}).get("kind") == "cancel"
+
+
+def _halve_micro_batch(run: Path) -> bool:
+    """Twice the accumulation for the same global batch: the result stays, the memory halves. False if it is 1."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(run / "config.yaml")
+    now = int(OmegaConf.select(config, "runtime.micro_batch", default=1))
+    if now < 2:
+        return False
+    learned = {**read_json(run / REMEDY, {}), "micro_batch": now // 2}
+    write_json(run / REMEDY, learned)
+    OmegaConf.update(config, "runtime.micro_batch", now // 2)
+    write_text(run / "config.yaml", OmegaConf.to_yaml(config))
+    _say(f"out of GPU memory: micro-batch {now} becomes {now // 2}")
+    return True
+
+
+def _note_place(run: Path, number: int, verdict: Verdict) -> None:
+    """Which node and rank were to blame, beside the cause."""
+    path = attempts.record_path(run, number)
+    record: dict[str, Any] = read_json(path, {})
+    if record and (verdict.node or verdict.rank is not None):
+        write_json(path, {**record, "culprit": {"node": verdict.node, "rank": verdict.rank}})
+
+
+def _relay(run: Path) -> None:
+    """Let the study go on: what waits for room, or for a new job, is submitted by this ending one."""
+    from slurm.cluster import continue_study
+
+    try:
+        continue_study(run.parent.parent.name)
+    except UserError as error:
+        _say(f"the rest of the study was not looked at: {error}")
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - LOG_BYTES))
+            return stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"begira: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

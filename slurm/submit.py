@@ -1,0 +1,162 @@
+"""Handing arrays to Slurm through submitit, so that a submitter may be killed at any point.
+
+For every array: note the intent, sbatch it *held*, note its id; when all are noted, release them. What was not noted
+never runs and is cancelled by its name the next time. What is pickled is one run directory's path per element."""
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from experiments import store
+from slurm import commands, observe, submissions
+from slurm.arrays import Array
+from slurm.job import Job
+from slurm.profile import Profile
+from slurm.queue import Queue
+from slurm.resources import Request
+from slurm.submissions import Submission
+
+_ROOTS = ("BEGIRA_RUNS", "BEGIRA_DATA", "BEGIRA_MODELS")
+
+
+def recover(study: Path, queue: Queue) -> list[str]:
+    """Finish or undo what a killed submitter left; returns what was done, in words. Hold the study's lock."""
+    done = []
+    known = submissions.read(study)
+    if strays := observe.strays(study, queue, known):
+        commands.cancel(strays)
+        done.append(f"cancelled {len(strays)} job(s) that were submitted but never noted")
+    for one in known:
+        if one.state == "intent":
+            submissions.remove(study, one)
+        elif one.state == "submitted":
+            release(study, one)
+            done.append(f"released job {one.job}")
+    return done
+
+
+def submit(study: Path, arrays: Sequence[Array], paths: Mapping[str, Path], profile: Profile,
+           code: Path) -> list[Submission]:
+    """Submit the arrays in order and release them; returns them with their job ids. Hold the study's lock."""
+    made: list[Submission] = []
+    for array in arrays:
+        waits = {run.id: {one.run: _job(one, made) for one in array.waits(arrays, index)}
+                 for index, run in enumerate(array.runs)}
+        intent = submissions.propose(study, array.stage, [run.id for run in array.runs],
+                                     [paths[run.id] for run in array.runs], waits, array.request.memory_gb)
+        folder = submissions.folder(study) / intent.key
+        executor = _executor(folder, profile, code)
+        executor.update_parameters(**parameters(intent, array, folder, profile, code, made))
+        one = replace(intent, job=_sbatch(executor, intent), state="submitted")
+        submissions.write(study, one)
+        store.journal(study.name, "sbatch", job=one.job, name=one.name, stage=one.stage, runs=one.runs)
+        made.append(one)
+    for one in made:
+        release(study, one)
+    return made
+
+
+def release(study: Path, one: Submission) -> None:
+    commands.release([one.job])
+    submissions.write(study, replace(one, state="released"))
+    store.journal(study.name, "release", job=one.job)
+
+
+def parameters(one: Submission, array: Array, folder: Path, profile: Profile, code: Path,
+               made: Sequence[Submission]) -> dict[str, Any]:
+    """What submitit is given. One task per GPU: each rank is a process that Slurm places, binds, signals and cleans up
+    itself, `--kill-on-bad-exit` sees each one's end, and no launcher stands between a rank and its signals."""
+    wanted = array.request
+    log = str(folder / "%j.log")
+    more = {"requeue": True, "hold": True, "kill-on-invalid-dep": "yes", "distribution": "block", "chdir": str(code),
+            "output": log}
+    values: dict[str, Any] = {
+        "job_name": one.name, "time": wanted.minutes, "nodes": wanted.nodes, "ntasks_per_node": wanted.ranks_per_node,
+        "cpus_per_task": wanted.cpus_per_rank, "signal_delay_s": profile.signal_seconds, "stderr_to_stdout": True,
+        "array_parallelism": profile.throttle or len(array.runs), "wckey": "begira", "use_srun": True,
+        "setup": setup(profile, code, folder), "teardown": ["code=$?", f"{python(profile)} -u -m slurm.epilogue $code",
+                                                            "exit $?"],
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={wanted.cpus_per_rank}", "--open-mode=append",
+                      f"--output={log}", f"--error={log}"],
+        **{key: value for key, value in (("partition", wanted.partition), ("qos", wanted.qos),
+                                         ("account", profile.account), ("constraint", profile.constraint)) if value},
+        **gpus(profile, wanted)}
+    if wanted.memory_gb:
+        values["mem"] = f"{int(wanted.memory_gb * 1024)}MB"
+    if wanted.whole_nodes:
+        values["exclusive"] = True
+    if array.element_wise >= 0:
+        values["dependency"] = f"aftercorr:{made[array.element_wise].job}"
+    elif array.after:
+        values["dependency"] = "afterok:" + ":".join(_job(one, made) for one in array.after)
+    return {**values, "additional_parameters": more}
+
+
+def gpus(profile: Profile, wanted: Request) -> dict[str, Any]:
+    if not wanted.gpus_per_node or profile.gres == "none":
+        return {}
+    count = wanted.gpus_per_node
+    return {"gres": f"gpu:{count}"} if profile.gres == "gres" else {"gpus_per_node": count}
+
+
+def setup(profile: Profile, code: Path, folder: Path) -> list[str]:
+    """Shell lines before srun. The snapshot shadows any installed begira, and the checkout is not in the way."""
+    here = store.roots()
+    values = {**profile.environment, "PYTHONPATH": str(code), "PYTHONUNBUFFERED": "1", "BEGIRA_SUBMISSION": str(folder),
+              "BEGIRA_RUNS": str(here.runs), "BEGIRA_DATA": str(here.data), "BEGIRA_MODELS": str(here.models)}
+    if profile.interface:
+        values = {"GLOO_SOCKET_IFNAME": profile.interface, "NCCL_SOCKET_IFNAME": profile.interface, **values}
+    if profile.offline:
+        values["HF_HUB_OFFLINE"] = "1"
+    return [*profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in values.items()), f"cd {code}"]
+
+
+def python(profile: Profile) -> str:
+    return profile.python or shlex.quote(sys.executable)
+
+
+def _executor(folder: Path, profile: Profile, code: Path) -> Any:
+    import submitit
+
+    return submitit.SlurmExecutor(folder=folder, python=python(profile), max_num_timeout=1000)
+
+
+def _sbatch(executor: Any, one: Submission) -> str:
+    """The array's job id. Raises UserError with Slurm's words, and what was noted is taken back, if it is refused."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        with outside_a_job():
+            jobs = executor.submit_array([Job(path) for path in one.paths])
+    except (FailedJobError, FailedSubmissionError) as error:
+        submissions.remove(Path(one.paths[0]).parent.parent, one)
+        raise UserError(f"Slurm refused {one.stage}: {' '.join(str(error).split())[-300:]}") from None
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+@contextmanager
+def outside_a_job() -> Iterator[None]:
+    """Hide from a new job that it is submitted from inside one; which cluster is meant (SLURM_CONF) stays known."""
+    import submitit
+
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    ours = [name for name in os.environ if name.startswith("BEGIRA_") and name not in _ROOTS]
+    configuration = os.environ.get("SLURM_CONF")
+    with submitit.helpers.clean_env(extra_names=ours):
+        if configuration:
+            os.environ["SLURM_CONF"] = configuration
+        yield
+
+
+def _job(one: Any, made: Sequence[Submission]) -> str:
+    """Slurm's id of what is waited for."""
+    return made[one.array].element(one.index) if one.array >= 0 else one.job

@@ -1,0 +1,18 @@
+"""A grid goes through Slurm as arrays, end to end, and a second submit has nothing to do."""
+
+
+def test_stages_run_as_linked_arrays(desk):
+    grid = desk.grid("small", {
+        "align": {"steps": 2},
+        "finetune": {"steps": 3, "parents": {"align": "align"}},
+        "evaluate": {"steps": 1, "parents": {"finetune": "finetune"}},
+    }, {"seed": {"key": "align.start", "values": [1, 2, 3]},
+        "ratio": {"key": "finetune.factor", "values": [2, 3, 5, 7], "name": "r{}"}})
+    before = len(desk.sbatch_calls())
+    assert desk.submit(grid) == 0
+    assert desk.sbatch_calls()[before:] == [0] * 7  # 3 parents; 12 children behind theirs and 12 more, in 3 arrays each
+    states = desk.wait(grid)
+    assert len(states) == 27 and set(states.values()) == {"done"}
+    assert all(len(desk.attempts(desk.path(grid, name))) == 1 for name in states)
+    assert desk.submit(grid) == 0
+    assert len(desk.sbatch_calls()) == before + 7
