@@ -7,7 +7,6 @@ the comma-separated phrases of its answer to the image's name. Not here: how ima
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from core.config import Source
 from core.errors import UserError
+from core.pixels import open_image
 
 MAX_SHARE_UNREADABLE = 0.05
 
@@ -111,11 +111,10 @@ def caption(record: dict[str, Any], language: str) -> str | None:
 
 
 def decode(image: bytes, size: int) -> np.ndarray:
-    """uint8 (size, size, 3)."""
+    """uint8 (size, size, 3), resized as the saved image processor does it."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(image)) as picture:
-        picture = picture.convert("RGB")
-        if picture.size != (size, size):
-            picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-        return np.asarray(picture)
+    picture = open_image(image)
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture)

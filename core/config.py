@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from core.errors import UserError
@@ -228,7 +228,7 @@ def resolve(function: str, values: Mapping[str, Any]) -> dict[str, Any]:
     schema = SCHEMAS.get(function)
     if schema is None:
         return OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)  # type: ignore[return-value]
-    return OmegaConf.to_container(OmegaConf.structured(structured(schema, values)))  # type: ignore[return-value]
+    return asdict(structured(schema, values))
 
 
 def _check_keys(schema: Any, values: Any, place: str) -> None:

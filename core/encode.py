@@ -111,6 +111,18 @@ class Encoder:
         coded = self._backend.encode(f"{shape.pieces[0]}{question.strip()}{shape.pieces[1]}", add_special_tokens=False)
         return self._expand(np.array(coded.ids, np.int64))[0]
 
+    def answer(self, question: str, answer: str) -> np.ndarray:
+        """Ids int64 [n] of an answer behind `prompt(question)`, its end of turn included, exactly as in training.
+
+        Raises ValueError if the tokenizer joins the end of the prompt and the beginning of the answer into one token."""
+        shape = self._known(("user", "assistant"), [question.strip(), "-"])
+        head = f"{shape.pieces[0]}{question.strip()}{shape.pieces[1]}"
+        before = self._backend.encode(head, add_special_tokens=False).ids
+        whole = self._backend.encode(f"{head}{answer.strip()}{self.end_of_turn}", add_special_tokens=False).ids
+        if whole[:len(before)] != before:
+            raise ValueError(f"the tokenizer joins the prompt and the answer '{answer}'")
+        return np.array(whole[len(before):], np.int64)
+
     @property
     def end_of_turn(self) -> str:
         """What follows the assistant's words, e.g. "<|eot_id|>"."""

@@ -1,0 +1,63 @@
+"""Option scores behind one reading of the prompt against the naive loop, and what it saves."""
+
+import pytest
+import torch
+from seeing import COLOURS, build, colour_pixels, parts_in
+
+from core.encode import Encoder
+from core.likelihood import Choice, image_features, option_scores
+
+QUESTION = "What is this?\n<image>"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    assembled = build(parts_in(tmp_path_factory.mktemp("models")))
+    processor = assembled.processor
+    return assembled.net, Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens)
+
+
+def naive(net, prompt, option, pixels):
+    """One forward pass of transformers' own model over prompt and option."""
+    ids = torch.tensor([[*prompt, *option]])
+    with torch.inference_mode():
+        logits = net(input_ids=ids, pixel_values=pixels).logits[0, len(prompt) - 1:-1].float()
+    return logits.log_softmax(-1).gather(1, torch.tensor(option)[:, None]).sum().item()
+
+
+def test_scores_equal_the_naive_loop(model):
+    net, encoder = model
+    pixels = torch.stack([torch.from_numpy(colour_pixels(encoder, name)) for name in COLOURS])
+    prompts = [encoder.prompt(QUESTION).tolist(), encoder.prompt("Zer da hau? Zer da?\n<image>").tolist()]
+    options = [encoder.answer(QUESTION, text).tolist()
+               for text in ("red", "a small green house on a hill", "txori txiki urdina", "x")]
+    choices = [Choice(prompts[n % 2], options[:2 + n % 3], n % len(COLOURS)) for n in range(9)]
+    scores = option_scores(net, choices, image_features(net, pixels), batch=4)
+    for choice, found in zip(choices, scores, strict=True):
+        for option, score in zip(choice.options, found, strict=True):
+            assert score == pytest.approx(naive(net, choice.prompt, option, pixels[choice.image][None]), abs=1e-5)
+
+
+def test_an_option_does_not_see_the_others(model):
+    net, encoder = model
+    prompt = encoder.prompt("What is this?").tolist()
+    one, other, third = (encoder.answer("What is this?", text).tolist() for text in ("a cat", "the dog", "blue moon"))
+    alone = option_scores(net, [Choice(prompt, [one])])[0][0]
+    first, _, last = option_scores(net, [Choice(prompt, [one, other, third])])[0]
+    assert first == pytest.approx(alone, abs=1e-6)
+    assert last == pytest.approx(option_scores(net, [Choice(prompt, [third])])[0][0], abs=1e-6)
+
+
+def test_placeholders_and_images_must_agree(model):
+    net, encoder = model
+    features = image_features(net, torch.from_numpy(colour_pixels(encoder, "red"))[None])
+    with pytest.raises(ValueError, match="0 image placeholders for 4"):
+        option_scores(net, [Choice(encoder.prompt("What is this?").tolist(), [[5]], 0)], features)
+
+
+def test_an_answer_is_tokenised_as_in_training(model):
+    _, encoder = model
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "a cat"}]
+    record = {"id": "x", "turns": {"en": turns}}
+    ids = encoder.lengths([record], "en", [1])[0][0]
+    assert ids == len(encoder.prompt(QUESTION)) + len(encoder.answer(QUESTION, "a cat"))
