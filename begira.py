@@ -156,7 +156,7 @@ def _print_plan(intended: Any) -> None:
     for line in intended.lines:
         typer.echo(line)
     for finding in intended.findings:
-        typer.echo(f"{'missing' if finding.grave else 'note'}: {finding}")
+        typer.echo(f"{'problem' if finding.grave else 'note'}: {finding}")
 
 
 def _print_names(what: str, runs: list) -> None:

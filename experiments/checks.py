@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,26 @@ def check_runs(runs: Iterable[Desired]) -> list[Finding]:
 def _findings(run: Desired, config: Mapping[str, Any]) -> Iterator[Finding]:
     runtime = run.runtime
     yield from _data(config, Path(config["runtime"]["data_root"]))
-    model = config.get("model") or {}
-    for key in ("vision", "backbone"):
-        name = model.get(key)
+    module = run.function.partition(":")[0]
+    if not _exists(module):
+        yield Finding(f"stage {run.stage}: no module {module}", "correct `function` in the grid")
+    model = config.get("model")
+    parts = [model.get("vision"), model.get("backbone")] if isinstance(model, Mapping) else [model]
+    for name in [*parts, config.get("initial")]:
         if isinstance(name, str) and name and not name.startswith("parent:"):
             yield from _model(name, Path(config["runtime"]["models_root"]))
-    initial = config.get("initial")
-    if isinstance(initial, str) and initial and not initial.startswith("parent:"):
-        yield from _model(initial, Path(config["runtime"]["models_root"]))
     batch = (config.get("train") or {}).get("global_batch")
     if batch and batch % run.world_size:
         yield Finding(f"stage {run.stage}: global batch {batch} is not divisible by {runtime['nodes']} x "
                       f"{runtime['ranks_per_node']} ranks", "change runtime.nodes or runtime.ranks_per_node")
+
+
+def _exists(module: str) -> bool:
+    """Whether the module can be found; only its package is imported."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _data(value: Any, root: Path) -> Iterator[Finding]:

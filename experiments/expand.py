@@ -9,7 +9,8 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from core.config import SCHEMAS, Runtime, resolve
@@ -169,16 +170,31 @@ class _Maker:
             known.axes = {k: v for k, v in known.axes.items() if k in labels and text(labels[k]) == text(v)}
         return known.stage, id_, axes
 
-    def _configured(self, name: str, point: Point) -> Any:
-        stage = self.grid.stages[name]
+    def _configured(self, name: str, point: Point) -> _Draft:
+        """The stage at this point. Checking a configuration takes long, so plain keys are checked one by one, once for
+        each value, and then laid together; what a value could change elsewhere (shared values, parents, the function,
+        interpolations) is resolved as a whole."""
         settings = dict(self.grid.settings)
         for axis, value in point.items():
             if axis in self.touching[name]:
                 settings.update(value.settings)
+        plain = {key: value for key, value in settings.items() if _is_plain(name, key, value)}
+        whole = {key: value for key, value in settings.items() if key not in plain
+                 and key.partition(".")[0] in (name, *SHARED)}
+        draft = self._checked(name, whole)
+        if not plain:
+            return draft
+        config = deepcopy(draft.config)
+        for key, value in plain.items():
+            path = key.partition(".")[2]
+            put(config, path.split("."), get(self._checked(name, {**whole, key: value}).config, path), key, False)
+        return replace(draft, config=config)
+
+    def _checked(self, name: str, settings: Mapping[str, Any]) -> _Draft:
         key = name + json.dumps(settings, default=str)
         if key not in self.cache:
             try:
-                self.cache[key] = _configure(stage, settings, self.grid)
+                self.cache[key] = _configure(self.grid.stages[name], settings, self.grid)
             except UserError as error:
                 raise UserError(f"stage {name}: {error}") from None
         return self.cache[key]
@@ -193,7 +209,14 @@ class _Maker:
         return runs
 
 
-def _configure(stage: Stage, settings: Mapping[str, Any], grid: Grid) -> Any:
+def _is_plain(stage: str, key: str, value: Any) -> bool:
+    """A setting of this stage's own configuration that changes nothing but its key."""
+    head, _, rest = key.partition(".")
+    return (head == stage and rest != "function" and not rest.startswith("parents.")
+            and "${" not in json.dumps(value, default=str) and "parent:" not in str(value))
+
+
+def _configure(stage: Stage, settings: Mapping[str, Any], grid: Grid) -> _Draft:
     """The stage with the settings laid in, interpolations resolved and the schema's defaults filled in."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -247,7 +270,7 @@ def _axes_of(grid: Grid, stage: Stage) -> set[str]:
     mine = json.dumps([stage.config, stage.parents, {k: v for k, v in own.items() if k.startswith(stage.name + ".")}])
     references = set(_REFERENCE.findall(mine))
     while True:  # shared values may be made of shared values
-        further = {r for key in references for r in _REFERENCE.findall(json.dumps(_get(grid.shared, key), default=str))}
+        further = {r for key in references for r in _REFERENCE.findall(json.dumps(get(grid.shared, key), default=str))}
         if further <= references:
             break
         references |= further
@@ -259,7 +282,7 @@ def _axes_of(grid: Grid, stage: Stage) -> set[str]:
     return result
 
 
-def _get(mapping: Any, key: str) -> Any:
+def get(mapping: Any, key: str) -> Any:
     for part in key.split("."):
         mapping = mapping.get(part) if isinstance(mapping, Mapping) else None
     return mapping

@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from core.config import SCHEMAS
@@ -55,7 +56,7 @@ def _without_defaults(schema: Any, value: Any) -> Any:
     """`value` without the fields that are marked `omit_if_default` and hold their default, at any depth."""
     if not (is_dataclass(schema) and isinstance(value, Mapping)):
         return value
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     known = {field.name: field for field in fields(schema)}
     kept = {}
     for key, item in value.items():
@@ -73,8 +74,11 @@ def _without_defaults(schema: Any, value: Any) -> Any:
     return kept
 
 
-def _default(field: Any) -> Any:
-    from dataclasses import asdict
+@cache
+def _hints(schema: type) -> dict[str, Any]:
+    return get_type_hints(schema)
 
+
+def _default(field: Any) -> Any:
     value = field.default if field.default is not MISSING else field.default_factory()
     return asdict(value) if is_dataclass(value) else value

@@ -64,18 +64,24 @@ def statuses(runs: Sequence[Desired], records: Mapping[str, Records], observatio
 def reconcile(runs: Sequence[Desired], observed: Mapping[str, Status]) -> list[Action]:
     """One action per run, parents before children."""
     actions: dict[str, Action] = {}
+    hopeless: set[str] = set()
     for run in runs:
-        actions[run.id] = _action(run, observed, actions)
+        status = observed[run.id]
+        lost = next((parent for _, parent in run.parents.values() if parent in hopeless), None)
+        action = actions[run.id] = _action(run, status, lost, observed, actions)
+        waiting = not status.state.live and status.state is not State.DONE
+        if status.ended_for_good or action.kind is Kind.CANCEL or (lost and waiting):
+            hopeless.add(run.id)
     return list(actions.values())
 
 
-def _action(run: Desired, observed: Mapping[str, Status], actions: Mapping[str, Action]) -> Action:
-    status = observed[run.id]
+def _action(run: Desired, status: Status, lost: str | None, observed: Mapping[str, Status],
+            actions: Mapping[str, Action]) -> Action:
+    """What to do about one run; `lost` is a parent that will never be done."""
     state = status.state
     if state is State.DONE:
         return Action(Kind.NOTHING, run, "done")
     parents = [parent for _, parent in run.parents.values()]
-    lost = next((parent for parent in parents if parent in observed and observed[parent].ended_for_good), None)
     if state in (State.HELD, State.QUEUED):
         if lost:
             return Action(Kind.CANCEL, run, f"its parent {lost} cannot be had")
@@ -84,8 +90,8 @@ def _action(run: Desired, observed: Mapping[str, Status], actions: Mapping[str, 
         return Action(Kind.NOTHING, run, _because(state, status))
     if state.live:
         return Action(Kind.NOTHING, run, _because(state, status))
-    if state is State.BLOCKED:
-        return Action(Kind.NOTHING, run, f"blocked: {status.reason}")
+    if state is State.BLOCKED or (lost and not status.ended_for_good):
+        return Action(Kind.NOTHING, run, f"blocked: {status.reason or f'its parent {lost} cannot be had'}")
     if state is State.PLANNED:
         return Action(Kind.RESUBMIT if status.attempts else Kind.SUBMIT, run, status.reason or "not yet run")
     if status.may_retry:
