@@ -1,4 +1,4 @@
-"""Writing 100,000 small samples: this writer (index, checksums and word counts included) against webdataset.ShardWriter.
+"""Writing 100,000 small samples: this writer (with index, checksums and word counts) against webdataset.ShardWriter.
 
     python benchmarks/write_shards.py [--samples 100000] [--rounds 3]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_tools.dataset import Sample, building  # noqa: E402
+from data_tools.dataset import Sample, building
 
 HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (48).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
 
