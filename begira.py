@@ -13,12 +13,16 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="How much data in a low-resource language does a multimodal LLM need? GRID is a YAML file, or "
                        "the name of one in experiments/grids. --debug shows the traceback of an error.")
 
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, check and show data sets.")
+app.add_typer(data, name="data")
+
 Grid = Annotated[str, typer.Argument(help="A grid's name or its YAML file.", metavar="GRID")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value: an axis or a dotted key.",
                                                           metavar="[KEY=VALUE]...")]
 Selectors = Annotated[list[str] | None, typer.Argument(help="stage=finetune state=failed target_ratio=0.2, or ids.",
                                                           metavar="[SELECTOR]...")]
 RunName = Annotated[str, typer.Argument(help="A run's id (or its beginning), name or directory.", metavar="RUN")]
+DataDir = Annotated[Path, typer.Argument(help="A data set's folder.", metavar="DIR")]
 Cluster = Annotated[str | None, typer.Option(help="local, or a profile in slurm/profiles.", metavar="PROFILE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -105,6 +109,84 @@ def retry(grid: Grid, selectors: Selectors = None, cluster: Cluster = None) -> N
     study = studies.open_study(grid, dotted)
     chosen = studies.retry(study, studies.choose_backend(cluster, study.name), words)
     _print_names("to be retried by the next submit", chosen)
+
+
+@app.command()
+def report(grid: Grid, overrides: Overrides = None,
+           out: Annotated[Path | None, typer.Option(help="Default: reports/<study>.", metavar="DIR")] = None,
+           as_json: Json = False) -> None:
+    """Write tables, figures, LaTeX and one HTML page, and answer the study's questions as the numbers have it."""
+    from analysis.report import report as write
+    from experiments.store import study_path
+    from slurm import studies
+
+    study = studies.open_study(grid, overrides or [])
+    written = write([study_path(study.name)], study.grid.resolved(), out or Path("reports") / study.name,
+                    [dict(run.axes) for run in study.runs if run.stage in study.grid.targets])
+    if as_json:
+        _print_json(written)
+        return
+    for answer in written["answers"]:
+        typer.echo(f"{answer['question']}\n  {answer['sentence']}")
+    typer.echo(f"report: {written['paths']['report.html']}")
+
+
+@app.command()
+def export(run: RunName, out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="DIR")]) -> None:
+    """Write a trained model as a plain transformers folder, which loads without begira."""
+    from core.model import export as write
+    from experiments.store import find_run
+
+    typer.echo(str(write(find_run(run), out)))
+
+
+@app.command()
+def ask(run: RunName, image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.", metavar="IMAGE")],
+        question: Annotated[str, typer.Argument(help="In any language it learned.", metavar="QUESTION")]) -> None:
+    """Ask a trained model a question about an image."""
+    from core.ask import ask as put
+    from experiments.store import find_run
+
+    typer.echo(put(find_run(run), image, question))
+
+
+@data.command()
+def build(name: Annotated[str, typer.Argument(help="e.g. emoji", metavar="NAME")], overrides: Overrides = None,
+          lang: Annotated[str, typer.Option(help="The target language.")] = "eu",
+          out: Annotated[Path | None, typer.Option(help="Default: data/NAME-LANG.", metavar="DIR")] = None,
+          as_json: Json = False) -> None:
+    """Fetch the sources and write the shards; what stands already is left as it is."""
+    from data_tools.build import build as make
+    from data_tools.describe import built
+    from experiments.overrides import parse
+
+    found = make(name, out, lang, parse(overrides or []))
+    _print_json(found) if as_json else typer.echo(built(found))
+
+
+@data.command()
+def check(folder: DataDir, mark: Annotated[bool, typer.Option(help="Flag broken samples in the index.")] = False,
+          as_json: Json = False) -> None:
+    """Read a whole data set and name everything that is broken; exit code 2 if anything is."""
+    from data_tools.check import check as look
+    from data_tools.describe import checked
+
+    found = look(folder, mark)
+    _print_json(found) if as_json else typer.echo(checked(folder, found))
+    raise typer.Exit(2 if any(one["level"] == "error" for one in found) else 0)
+
+
+@data.command()
+def show(folder: DataDir,
+         tokenizer: Annotated[Path | None, typer.Option(help="Count tokens with this.", metavar="FOLDER")] = None,
+         sheet: Annotated[Path | None, typer.Option(help="Contact sheet, without suffix.", metavar="FILE")] = None,
+         as_json: Json = False) -> None:
+    """Counts, words and tokens per language, licences, and a contact sheet of the images."""
+    from data_tools.describe import shown
+    from data_tools.show import show as look
+
+    found = look(folder, tokenizer, sheet)
+    _print_json(found) if as_json else typer.echo(shown(found))
 
 
 @app.command()

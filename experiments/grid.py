@@ -98,6 +98,14 @@ class Grid:
             raise UserError(f"name '{name}' cannot name a folder")
         return name
 
+    def resolved(self) -> dict[str, Any]:
+        """The document with name and shared values as they stand now, filled in where `analysis` uses them."""
+        from omegaconf import OmegaConf
+
+        outer = {key: self.document[key] for key in ("description", "analysis") if key in self.document}
+        filled = OmegaConf.to_container(OmegaConf.create({**self.shared, **outer}), resolve=True)
+        return {**self.document, **filled, "name": self.name}
+
     def set(self, key: str, value: Any) -> None:
         """Set a dotted key of a stage, for every point, or of a shared value, which must exist."""
         check_key(self, key)

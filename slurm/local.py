@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,10 +63,9 @@ class Local:
             plan.lines.append(f"{len(starts)} of {len(actions)} runs to run on this machine, {self.slots} processes "
                               f"at a time; {study.points} grid points share what they can")
         else:
-            done = sum(action.reason == "done" for action in actions)
-            plan.lines.append("nothing to do: " + (f"all {done} runs are done" if done == len(actions) else
-                                                   f"{done} of {len(actions)} runs are done, no other can be started"))
-            plan.lines += [f"{action.run.name}: {action.reason}" for action in actions if action.reason != "done"]
+            plan.lines.append(_nothing(actions))
+            plan.lines += [f"{action.run.name}: {action.reason}" for action in actions
+                           if not action.reason.startswith(("done", "queued"))]
         return plan
 
     def submit(self, plan: Plan) -> int:
@@ -102,6 +102,14 @@ class Local:
                 with suppress(ProcessLookupError):
                     os.kill(int(record["pid"]), signal.SIGUSR2 if save else signal.SIGKILL)
         return ended
+
+
+def _nothing(actions: Sequence[Action]) -> str:
+    """Why nothing is to be started."""
+    states = Counter(action.reason.partition(":")[0].partition(";")[0] for action in actions)
+    if set(states) == {"done"}:
+        return f"nothing to do: all {len(actions)} runs are done"
+    return "nothing to start: " + ", ".join(f"{number} {state}" for state, number in states.items())
 
 
 def gpus() -> list[str]:
