@@ -1,0 +1,137 @@
+"""`begira run RUN_DIR`: its exit codes, its records, its lock, and that DONE means done. Real processes."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from core.errors import UserError
+from experiments import execute, store
+from experiments.expand import Desired, expand
+from experiments.grid import load
+from experiments.identity import run_id
+from tests.begira_process import ROOT, TINY, end, wait_until
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEGIRA_RUNS", str(tmp_path / "runs"))
+
+
+def run_dir(function: str = "tests.stages:count", parents=None, **config):
+    config = {"steps": 3, "delay": 0, "start": 1, "factor": 2, **config}
+    id_ = run_id(function, config, {})
+    return store.create(Desired(id_, "a run", "study", "stage", function, {}, parents or {}, config), {})
+
+
+def start(path, **environment) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(ROOT / "begira.py"), "run", str(path)], text=True,
+                            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+def attempts(path) -> list[dict]:
+    return [json.loads(one.read_text()) for one in sorted((path / "attempts").glob("????.json"))]
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    _, error = process.communicate(timeout=60)
+    return process.returncode, error
+
+
+def test_done_leaves_result_marker_and_record():
+    path = run_dir()
+    assert finish(start(path))[0] == 0
+    assert (path / "DONE").exists() and json.loads((path / "result.json").read_text())["value"] == 15
+    (record,) = attempts(path)
+    assert (record["outcome"], record["first_step"], record["last_step"], record["saved_step"]) == ("done", 0, 3, 3)
+    assert finish(start(path)) == (0, "") and len(attempts(path)) == 1, "a second call does nothing"
+
+
+@pytest.mark.parametrize("number, cause", [(signal.SIGUSR2, "time_limit"), (signal.SIGTERM, "preempted"),
+                                           (signal.SIGINT, "interrupted")])
+def test_stop_saves_and_goes_on(number, cause):
+    path = run_dir(delay=0.1, steps=12)
+    process = start(path)
+    try:
+        wait_until(lambda: (path / "checkpoints" / "step_000002").exists())
+        process.send_signal(number)
+        code, _ = finish(process)
+    finally:
+        end(process) if process.returncode is None else None
+    (record,) = attempts(path)
+    assert code == 75 and (record["outcome"], record["cause"]) == ("stopped", cause)
+    assert 2 <= record["saved_step"] < 12 and not (path / "DONE").exists()
+
+
+def test_failure_is_recorded_with_its_place():
+    path = run_dir(fail={"kind": "code", "step": 1})
+    code, error = finish(start(path))
+    (record,) = attempts(path)
+    assert code == 1 and "Traceback" in error and not (path / "DONE").exists()
+    assert (record["outcome"], record["cause"], record["reason"]) == ("failed", "code", "ValueError: broken on purpose")
+    rank = json.loads((path / "attempts" / "0001.rank0000.json").read_text())
+    assert rank["where"].partition(":")[0].endswith("stages.py") and "broken on purpose" in rank["traceback"][-1]
+
+
+def test_mistakes_exit_with_2_and_one_line(tmp_path):
+    assert finish(start(tmp_path))[0] == 2
+    code, error = finish(start(run_dir("tests.stages:cuont")))
+    assert code == 2 and "tests.stages has no 'cuont'" in error and "Traceback" not in error
+    path = run_dir(parents={"encoder": ("stage", "0000000000")}, steps=4)
+    code, error = finish(start(path))
+    assert code == 2 and "0000000000" in error and attempts(path)[0]["cause"] == "user"
+
+
+def test_killed_run_is_taken_up_and_its_attempt_closed():
+    path = run_dir(fail={"kind": "kill", "step": 2, "attempts": 1})
+    assert finish(start(path))[0] == -9 and attempts(path)[0]["outcome"] is None
+    assert finish(start(path))[0] == 0
+    first, second = attempts(path)
+    assert (first["outcome"], first["cause"]) == ("lost", "lost") and second["first_step"] == 2
+    assert json.loads((path / "result.json").read_text())["value"] == 15
+
+
+def test_two_ranks_share_an_attempt():
+    path = run_dir(fail={"kind": "code", "step": 0, "rank": 1, "attempts": 1}, delay=0.2)
+    ranks = [start(path, RANK=str(rank), WORLD_SIZE="2", BEGIRA_LAUNCH="x1", BEGIRA_NODE=f"n{rank}") for rank in (1, 0)]
+    codes = [finish(rank)[0] for rank in ranks]
+    assert codes == [1, 0] and len(attempts(path)) == 1
+    rank = json.loads((path / "attempts" / "0001.rank0001.json").read_text())
+    assert rank["rank"] == 1 and rank["node"] == "n1"
+
+
+def test_one_process_per_run():
+    path = run_dir(delay=0.2, steps=20)
+    first = start(path)
+    try:
+        wait_until(lambda: (path / "heartbeat.json").exists())
+        code, error = finish(start(path, BEGIRA_WAIT_FOR_LOCK="0"))
+        assert code == 2 and "another process" in error and len(attempts(path)) == 1
+    finally:
+        end(first)
+
+
+@pytest.mark.parametrize("error, cause", [
+    (ValueError("x"), "code"), (UserError("x"), "user"), (MemoryError(), "memory_host"), (FloatingPointError(), "nan"),
+    (OSError(28, "No space left on device"), "disk_full"), (RuntimeError("Connection reset by peer"), "rendezvous"),
+    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "memory_gpu")])
+def test_causes(error, cause):
+    assert execute.classify(error) == cause
+
+
+def test_full_disk_behind_a_users_error():
+    wrapped = UserError("no space left")
+    wrapped.__cause__ = OSError(122, "quota")
+    assert execute.classify(wrapped) == "disk_full"
+
+
+def test_every_stage_function_of_the_grids_exists():
+    """What the repository's grids call can be imported and is a function."""
+    from experiments.grid_file import names
+
+    functions = {run.function for name in [*names(), TINY] for run in expand(load(name)).runs}
+    assert all(callable(execute.load(function)) for function in functions)
