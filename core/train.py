@@ -17,12 +17,16 @@ from core.assemble import DTYPES, Assembled, assemble, blank, vision_features
 from core.config import FinetuneConfig, structured
 from core.connector import standardise
 from core.distributed import World, joined
+from core.encode import Encoder
 from core.engine import part_of
 from core.errors import UserError
 from core.forward import PackedModel
 from core.loop import fit
 from core.model import CONNECTOR, load_connector, save_product
+from core.pixels import open_image
 from core.run import Run
+from core.shards import Corrupt
+from core.stream import Loader, prepare
 
 __all__ = ["align", "finetune", "fit"]
 SAMPLE = 512             # images that the features are standardised on
@@ -66,28 +70,20 @@ def _train(run: Run) -> dict[str, Any]:
 
 
 def _plan(config: FinetuneConfig, assembled: Assembled, world: World) -> tuple[Any, Any, Any]:
-    """Plan, subsets and encoder. The first rank counts token lengths where they have not been counted; all read
-    them."""
-    from core.encode import Encoder
-    from core.lengths import open_subsets, pools
-    from core.mixture import Plan
-
+    """Plan, subsets and encoder. The first rank counts token lengths where they have not been counted; all read them."""
     processor = assembled.processor
     encoder = Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens, config.pack.max_tokens,
                       config.mixture.supervise)
-    subsets = open_subsets(config.mixture, config.runtime.data_root)
     if not world.first:
         world.barrier()
-    read = pools(config.mixture, subsets, encoder)
+    plan, subsets = prepare(config.mixture, config.pack, config.train.global_batch, config.runtime.data_root, encoder)
     if world.first:
         world.barrier()
-    return Plan(config.mixture, config.pack, config.train.global_batch, read), subsets, encoder
+    return plan, subsets, encoder
 
 
 def _batches(config: FinetuneConfig, plan: Any, subsets: Any, encoder: Any, world: World
              ) -> Callable[[int], Iterator[Any]]:
-    from core.stream import Loader
-
     return lambda start: iter(Loader(plan, subsets, encoder, world.rank, world.size, start, config.runtime.workers,
                                      config.runtime.micro_batch))
 
@@ -129,9 +125,6 @@ def measure(assembled: Assembled, config: FinetuneConfig, subsets: Any, encoder:
 
 
 def _images(subset: Any, wanted: int, encoder: Any) -> Iterator[torch.Tensor]:
-    from core.pixels import open_image
-    from core.shards import Corrupt
-
     rows = [i for i in range(len(subset)) if subset.images[i] and not subset.bad[i]]
     chosen = [rows[k * len(rows) // wanted] for k in range(wanted)] if len(rows) > wanted else rows
     for start in range(0, len(chosen), 32):

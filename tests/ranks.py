@@ -6,6 +6,7 @@ A rank that raises fails the call with its traceback; ranks that do not end in t
 raised. """
 import multiprocessing
 import os
+import pickle
 import socket
 import time
 import traceback
@@ -43,7 +44,7 @@ def _collect(ranks, deadline, expect_failure):
         if not pipe.poll(max(0.0, deadline - time.monotonic())):
             raise RankTimeout(f"rank {rank} (process {process.pid}) has not ended in time")
         try:
-            good, value = pipe.recv()
+            good, value = pickle.loads(pipe.recv_bytes())
         except EOFError:
             good, value = False, "died without a word"
         results[rank] = value
@@ -58,10 +59,10 @@ def _child(pipe, function, arguments, rank, size, port):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     try:
-        pipe.send((True, function(*arguments)))
+        answer = True, function(*arguments)
     except BaseException:
-        pipe.send((False, traceback.format_exc()))
-        os._exit(1)
+        answer = False, traceback.format_exc()
+    pipe.send_bytes(pickle.dumps(answer))  # by value: tensors sent otherwise live in a process that ends here
     os._exit(0)
 
 

@@ -36,7 +36,8 @@ def test_export_reloads_without_begira_and_computes_the_same(folders, tmp_path, 
     x = ask(AutoProcessor.from_pretrained(tmp_path))
     assert (x["input_ids"] == built.net.config.image_token_id).sum() == built.image_tokens == 4
     assert torch.equal(again.eval()(**x).logits, built.net(**x).logits)
-    hidden = PackedModel(built.net).hidden(x["input_ids"], torch.arange(x["input_ids"].shape[1])[None], x["pixel_values"])
+    positions = torch.arange(x["input_ids"].shape[1])[None]
+    hidden = PackedModel(built.net).hidden(x["input_ids"], positions, x["pixel_values"])
     torch.testing.assert_close(built.net.lm_head(hidden), built.net(**x).logits, rtol=0, atol=1e-6)
 
 

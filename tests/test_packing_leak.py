@@ -1,5 +1,7 @@
 """Documents of one packed row do not see each other: each one's logits are those it has alone, and changing one changes
 nothing in the others. Without our mask they leak (the negative control)."""
+import itertools
+
 import pytest
 import torch
 from small import backbone_folder, inputs, packed, vision_folder
@@ -27,7 +29,7 @@ def documents(batch):
     found = []
     for row, positions in enumerate(batch.position_ids.tolist()):
         starts = [i for i, p in enumerate(positions) if p == 0] + [len(positions)]
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in itertools.pairwise(starts):
             if stop - start > 1:
                 found.append((row, start, stop))
     return found
