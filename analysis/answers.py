@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from analysis.estimates import Contrast, Estimates
+from analysis.questions import Questions
 from analysis.ratio import Curve, curve
-from analysis.resampling import holm, sign_flip_p
+from analysis.resampling import sign_flip_p
 from analysis.study import Study, balanced
 
 POWER = 0.8
@@ -36,7 +37,7 @@ class Answer:
     high: float = float("nan")
     inside: tuple[float, float] = (float("nan"), float("nan"))
     p: float = float("nan")
-    p_adjusted: float = float("nan")
+    needed: float = float("nan")            # what p had to be at most
     leaning: str = ""                       # what the smaller p speaks for
     further_seeds: int | None = None        # per condition of the contrast; None: seeds cannot decide it
     reason: str = ""                        # why it is not decided, where the data are not the reason
@@ -68,7 +69,7 @@ def answer(study: Study, seed: int = 0, resample: bool = True) -> Answers:
         return Answers(*(Answer(key, reason=reason) for key in ("ratio", "backbone", "text_only")), None, None)
     ratio, fitted = _ratio(study, estimates)
     answers = Answers(ratio, _backbone(study, estimates), _text_only(study, estimates), fitted, estimates)
-    _decide(answers, study.questions.level, estimates)
+    _decide(answers, study.questions, estimates)
     if resample:
         _resample(answers, estimates, np.random.default_rng(seed))
     return answers
@@ -157,20 +158,21 @@ def _filled(key: str, estimates: Estimates, weights: np.ndarray, inside: tuple[f
                   seeds=float(estimates.count[used].mean()))
 
 
-def _decide(answers: Answers, level: float, estimates: Estimates) -> None:
-    asked = [one for one in answers.all() if one.contrast is not None]
-    if not asked:
-        return
-    for one, adjusted in zip(asked, holm(np.array([one.p for one in asked])), strict=True):
-        one.p_adjusted = float(adjusted)
-        if adjusted <= level:
+def _decide(answers: Answers, questions: Questions, estimates: Estimates) -> None:
+    """Holm's step-down procedure: the smallest p first, against the level for all questions that are left."""
+    asked = sorted((one for one in answers.all() if one.contrast is not None), key=lambda one: one.p)
+    going = True
+    for number, one in enumerate(asked):
+        one.needed = questions.level(len(asked) - number)
+        going = going and one.p <= one.needed
+        if going:
             one.verdict = one.leaning
     open_ones = [one for one in asked if one.verdict == "not decided"]
     for one in open_ones:
         if estimates.spread == "none":
             one.further_seeds, one.reason = 1, "with one run per condition nothing is known about how runs differ"
         else:
-            one.further_seeds = further_seeds(one, level / len(open_ones))
+            one.further_seeds = further_seeds(one, questions.level(len(open_ones)))
 
 
 def further_seeds(found: Answer, level: float, power: float = POWER) -> int | None:

@@ -76,9 +76,9 @@ class Estimates:
     df_runs: float
     spread: str
     count: np.ndarray
+    runs: list[str]
     run_means: np.ndarray
     condition_of: np.ndarray
-    seed_of: np.ndarray
 
     def contrast(self, weights: np.ndarray) -> Contrast:
         """The effect sum(weights * mean). Weights (C,) that do not sum to zero give a mean rather than a contrast."""
@@ -131,7 +131,7 @@ def estimate(score: np.ndarray, runs: pd.DataFrame, clusters: np.ndarray | None 
     noise = _noise(values, by_item[codes], n - c)
     mean = mapping @ m
     return Estimates(conditions, mean, by_item, mapping @ covariance @ mapping.T, mapping @ mapping.T * noise, df,
-                     spread, x.sum(axis=0), m, codes, seeds)
+                     spread, x.sum(axis=0), list(runs.index), m, codes)
 
 
 def _codes(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:

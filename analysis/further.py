@@ -16,7 +16,7 @@ from analysis.study import Study
 from core.errors import UserError
 from core.files import write_text
 
-MOST_AT_ONCE = 6
+MOST_AT_ONCE = 2  # small steps: what one look decides costs no further run
 
 
 def wanted_seeds(answers: Answers, most: int = MOST_AT_ONCE) -> np.ndarray:

@@ -49,22 +49,24 @@ class Items:
         return self.only(~np.isnan(self.score).any(axis=0))
 
 
-def load_items(runs: Iterable[Stored], measure: str = "correct") -> Items:
-    """The answers of all finished evaluations. `measure`: correct (choice), exact or chrf (generation).
+def load_items(runs: Iterable[Stored]) -> dict[str, Items]:
+    """The answers of all finished evaluations, by measure: correct (choice), exact and chrf (generation).
 
     Raises UserError that names a file which cannot be read or lacks a column."""
     import pandas as pd
 
     runs = [run for run in runs if run.done and run.is_evaluation and (run.path / "items.parquet").exists()]
     layout = _Layout()
-    rows = [layout.place(_read(run.path / "items.parquet", measure), measure) for run in runs]
-    width = layout.width
-    score = np.full((len(rows), width), np.nan, np.float32)
-    for row, (columns, values) in zip(score, rows, strict=True):
-        row[columns] = values
+    rows = [layout.place(_read(run.path / "items.parquet")) for run in runs]
     described = layout.described() if runs else pd.DataFrame(columns=list(DESCRIBING))
-    kept = ~np.isnan(score).all(axis=0) if len(rows) else np.ones(0, bool)
-    return Items([run.id for run in runs], described, score).only(kept)
+    found = {}
+    for number, measure in enumerate(MEASURES):
+        score = np.full((len(rows), layout.width), np.nan, np.float32)
+        for row, (columns, values) in zip(score, rows, strict=True):
+            row[columns] = values[number]
+        kept = ~np.isnan(score).all(axis=0) if rows else np.ones(0, bool)
+        found[measure] = Items([run.id for run in runs], described, score).only(kept)
+    return found
 
 
 class _Layout:
@@ -76,8 +78,8 @@ class _Layout:
         self.lines: list[pd.DataFrame] = []
         self.width = 0
 
-    def place(self, table: pa.Table, measure: str) -> tuple[np.ndarray, np.ndarray]:
-        values = _values(table, measure)
+    def place(self, table: pa.Table) -> tuple[np.ndarray, list[np.ndarray]]:
+        values = [_values(table, measure) for measure in MEASURES]
         keys = table.select(KEYS)
         for known, columns in self.seen:
             if known.num_rows == keys.num_rows and known.equals(keys):
@@ -106,15 +108,15 @@ class _Layout:
         return frame
 
 
-def _read(path: Path, measure: str) -> pa.Table:
+def _read(path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         names = set(pq.read_schema(path).names)
-        if lacking := {*KEYS, "status", measure} - names:
+        if lacking := {*KEYS, "kind", "status", *MEASURES} - names:
             raise UserError(f"{path} has no column {', '.join(sorted(lacking))}: evaluate it again with `begira retry`")
-        wanted = [name for name in (*DESCRIBING, "status", measure) if name in names]
+        wanted = [name for name in (*DESCRIBING, "status", *MEASURES) if name in names]
         return pq.read_table(path, columns=wanted, use_threads=False, memory_map=True, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): remove it and the run's DONE, then submit again") from error
@@ -129,6 +131,6 @@ def _values(table: pa.Table, measure: str) -> np.ndarray:
     if measure == "chrf":
         values = values / 100
     failed = pc.fill_null(pc.not_equal(table["status"], "ok"), False).to_numpy(zero_copy_only=False)
-    if measure != "correct":
-        failed &= pc.equal(table["kind"], "generate").to_numpy(zero_copy_only=False)
-    return np.where(failed, np.float32(0), values)
+    free = pc.equal(table["kind"], "generate").to_numpy(zero_copy_only=False)
+    applies = free != (measure == "correct")
+    return np.where(applies, np.where(failed, np.float32(0), values), np.float32(np.nan))

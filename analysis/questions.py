@@ -7,7 +7,7 @@
       margin: 0.03               # a difference of scores that would not matter
       claim: 0.2                 # the ratio that is claimed to be enough
       alpha: 0.05                # family-wise error over all questions and looks
-      looks: 2                   # how often the data may be looked at: once, and once after `begira next`
+      looks: 3                   # how often the data may be looked at: once, and twice more after `begira next`
       backbone: [llama, latxa]   # reference, adapted
       text_only: {none: none, control: english, target: target}
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 from core.errors import UserError
@@ -31,7 +32,7 @@ class Questions:
     margin: float = 0.03
     claim: float = 0.2
     alpha: float = 0.05
-    looks: int = 2
+    looks: int = 3
     base_language: str = "en"
     target_language: str = ""        # default: the other language of the evaluations
     ratio_axis: str = "target_ratio"
@@ -41,10 +42,35 @@ class Questions:
     text_only: dict[str, str] = field(default_factory=dict)
     seed_axis: str = "seed"
 
-    @property
-    def level(self) -> float:
-        """One-sided error probability that all questions share at one look."""
-        return self.alpha / self.looks
+    def level(self, hypotheses: int = 1) -> float:
+        """One-sided level of a test at one look, where Holm's procedure has that many hypotheses left."""
+        return nominal_level(self.alpha / hypotheses, self.looks)
+
+
+@lru_cache(maxsize=64)
+def nominal_level(alpha: float, looks: int) -> float:
+    """Level at each of `looks` equally spaced looks that keeps the error over all of them at `alpha`, one-sided
+    (Pocock 1977). Fewer looks, or a larger first one, leave the error below it."""
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.special import ndtr, ndtri
+
+    if looks == 1:
+        return alpha
+    grid = np.linspace(-8 * np.sqrt(looks), 8 * np.sqrt(looks), 1601)
+    step = grid[1] - grid[0]
+    kernel = np.exp(-np.square(grid[:, None] - grid) / 2) / np.sqrt(2 * np.pi) * step
+
+    def error(bound: float) -> float:
+        density = np.exp(-np.square(grid) / 2) / np.sqrt(2 * np.pi)
+        crossed = 0.0
+        for look in range(1, looks + 1):
+            beyond = np.clip((grid - bound * np.sqrt(look)) / step + 0.5, 0, 1)  # share of a cell past the bound
+            crossed += float((density * beyond).sum() * step)
+            density = kernel @ (density * (1 - beyond))
+        return crossed - alpha
+
+    return float(ndtr(-brentq(error, ndtri(1 - alpha), ndtri(1 - alpha / looks), xtol=1e-6)))
 
 
 def declared(grid: Mapping[str, Any] | None) -> Questions:

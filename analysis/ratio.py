@@ -58,55 +58,61 @@ def isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return fit
 
 
-def crossing(position: np.ndarray, fit: np.ndarray, margin: float) -> np.ndarray:
-    """Smallest position where the interpolated fit (..., R) reaches its top minus the margin, (...)."""
-    wanted = fit[..., -1:] - margin
-    reached = np.argmax(fit >= wanted - 1e-12, axis=-1)
-    before = np.maximum(reached - 1, 0)
-    low = np.take_along_axis(fit, before[..., None], -1)[..., 0]
-    high = np.take_along_axis(fit, reached[..., None], -1)[..., 0]
-    share = np.where(high > low, (wanted[..., 0] - low) / np.where(high > low, high - low, 1), 1.0)
-    return np.where(reached == 0, position[0], position[before] + share * (position[reached] - position[before]))
+def crossing(position: np.ndarray, fit: np.ndarray, wanted: float) -> float:
+    """Smallest position where the interpolated non-decreasing `fit` (R,) reaches `wanted`."""
+    reached = int(np.argmax(fit >= wanted - 1e-12))
+    if reached == 0:
+        return float(position[0])
+    share = (wanted - fit[reached - 1]) / (fit[reached] - fit[reached - 1])
+    return float(position[reached - 1] + share * (position[reached] - position[reached - 1]))
 
 
 def curve(estimates: Estimates, weights: np.ndarray, levels: np.ndarray, position: np.ndarray, margin: float,
           level: float = 0.95) -> Curve:
-    """The curve of `weights` (R, C): one weighted mean of conditions per ratio, ratios ascending."""
+    """The curve of `weights` (R, C): one weighted mean of conditions per ratio, ratios ascending.
+
+    Where the score falls significantly after its best ratio, the monotone fit and the interval end at that ratio."""
     mean = weights @ estimates.mean
-    r = len(levels)
+    r, best = len(levels), int(np.argmax(mean))
+    falls = estimates.contrast(weights[best] - weights[-1])
+    falls_p = min(1.0, falls.p_above(0.0) * (r - 1)) if best != r - 1 else 1.0
+    top = best if falls_p <= 1 - level else r - 1
     variance = np.array([np.square(c.error) for c in estimates.contrasts(weights)])
     known = np.isfinite(variance).all() and (variance > 0).all()
-    fit = isotonic(mean, 1 / variance if known else np.ones(r))
-    best = int(np.argmax(mean))
+    inverse = 1 / variance if known else np.ones(r)
+    fit = np.concatenate([isotonic(mean[: top + 1], inverse[: top + 1]), mean[top + 1:]])
     gap = [estimates.contrast(weights[best] - row) for row in weights]
     enough = np.array([max((estimates.contrast(weights[other] - weights[row]).p_below(margin)
                             for other in range(r) if other != row), default=1.0) for row in range(r)])
-    lacking = np.array([estimates.contrast(weights[-1] - row).p_above(margin) for row in weights])
-    falls = estimates.contrast(weights[best] - weights[-1])
-    return Curve(levels, position, weights, margin, mean, fit, gap, enough, lacking,
-                 float(crossing(position, fit, margin)), _inverted(estimates, weights, position, margin, level),
-                 min(1.0, falls.p_above(0.0) * (r - 1)) if best != r - 1 else 1.0)
+    lacking = np.array([estimates.contrast(weights[top] - row).p_above(margin) for row in weights])
+    smallest = float(crossing(position[: top + 1], fit[: top + 1], mean[top] - margin))
+    return Curve(levels, position, weights, margin, mean, fit, gap, enough, lacking, smallest,
+                 _inverted(estimates, weights[: top + 1], position[: top + 1], margin, level), falls_p)
 
 
 def _inverted(estimates: Estimates, weights: np.ndarray, position: np.ndarray, margin: float,
               level: float) -> tuple[float, float]:
-    """Ratios that cannot be ruled out: from the first that is not shown to lack to the last not shown to be enough.
+    """Ratios that cannot be ruled out: from the last that is shown to lack to the first that is shown to be enough.
 
-    "Lacks" compares with the highest ratio alone, which a monotone curve makes the best; "enough" with all ratios."""
-    r = len(position)
-    share = np.concatenate([np.arange(r - 1)[:, None] + np.arange(GRID) / GRID, [[r - 1.0] * GRID]]).ravel()
-    share = share[: (r - 1) * GRID + 1]
-    left = np.minimum(share.astype(int), max(r - 2, 0))
-    part = (share - left)[:, None]
-    mixed = (1 - part) * weights[left] + part * weights[np.minimum(left + 1, r - 1)]
-    places = position[left] + part[:, 0] * (position[np.minimum(left + 1, r - 1)] - position[left])
-    alpha = (1 - level) / 2
-    lacks = np.array([c.p_above(margin) <= alpha for c in estimates.contrasts(weights[-1] - mixed)])
-    enough = np.ones(len(mixed), bool)
-    for other in range(r):
-        contrasts = estimates.contrasts(weights[other] - mixed)
-        enough &= np.array([c.p_below(margin) <= alpha for c in contrasts])
-    low = places[int(np.argmin(lacks))] if not lacks.all() else places[-1]
-    open_places = places[~enough]
-    high = open_places[-1] if len(open_places) else places[0]
+    Compared with the highest ratio alone, which a monotone curve makes the best: with all, as the tests per ratio do,
+    the interval would cover too often."""
+    share = np.arange((len(position) - 1) * GRID + 1) / GRID
+    left = np.minimum(share.astype(int), len(position) - 2)
+    part = share - left
+    mixed = (1 - part)[:, None] * weights[left] + part[:, None] * weights[left + 1]
+    places = position[left] + part * (position[left + 1] - position[left])
+    bounds = np.array([c.interval(level) for c in estimates.contrasts(weights[-1] - mixed)]) - margin
+    lacks, enough = bounds.T   # lacks > 0: ruled out, too little; enough < 0: ruled out, more than is needed
+    first = int(np.argmax(lacks <= 0))
+    last = len(enough) - 1 - int(np.argmax(enough[::-1] >= 0)) if (enough >= 0).any() else 0
+    low = places[0] if first == 0 else _zero(places, lacks, first - 1)
+    high = places[last] if last == len(places) - 1 or enough[last] < 0 else _zero(places, enough, last)
     return float(min(low, high)), float(high)
+
+
+def _zero(places: np.ndarray, values: np.ndarray, left: int) -> float:
+    """Where `values` crosses zero between two neighbours."""
+    a, b = values[left], values[left + 1]
+    if not (np.isfinite(a) and np.isfinite(b)) or a == b:
+        return places[left]
+    return places[left] + a / (a - b) * (places[left + 1] - places[left])

@@ -62,12 +62,3 @@ def sign_flip_p(differences: np.ndarray, rng: np.random.Generator, draws: int = 
         hits += int((np.abs(signs @ differences) >= observed).sum())
     return (1 + hits) / (1 + draws)
 
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Adjusted p-values of a family (Holm 1979): rejecting those at most alpha keeps the family-wise error at alpha."""
-    p = np.asarray(p, np.float64)
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted

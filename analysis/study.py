@@ -26,7 +26,7 @@ class Study:
     questions: Questions
     axes: list[str]                                    # axes of the evaluations without the seed
     runs: pd.DataFrame                                 # index: run id; columns: axes and the seed
-    _items: dict[str, Items] = field(default_factory=dict, repr=False)
+    loaded: dict[str, Items] = field(repr=False)       # by measure
     _estimates: dict[tuple, Estimates | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -38,9 +38,7 @@ class Study:
         return language_name(self.questions.base_language)
 
     def items(self, measure: str) -> Items:
-        if measure not in self._items:
-            self._items[measure] = load_items(self.collected.runs, measure)
-        return self._items[measure]
+        return self.loaded[measure]
 
     def select(self, items: Items, benchmark: str | None = None, language: str | None = None, group: str = "",
                subsets: list[str] | None = None, cognates: bool = True) -> np.ndarray:
@@ -55,10 +53,10 @@ class Study:
         return mask
 
     def subsets(self, items: Items) -> list[str]:
-        """The declared subsets (by their own name or by their style's), or all whose name does not hold "dev"."""
-        present = sorted(set(items.described["subset"]))
-        wanted = set(self.questions.subsets) | {name.removeprefix("eval-") for name in self.questions.subsets}
-        return [name for name in present if (name in wanted if wanted else "dev" not in name)]
+        """The declared subsets (with or without their data set's name), or all whose name does not hold "dev"."""
+        wanted = self.questions.subsets
+        return [name for name in sorted(set(items.described["subset"]))
+                if (name in wanted or name.rpartition("/")[2] in wanted if wanted else "dev" not in name)]
 
     def estimates(self, language: str, benchmark: str | None = None, group: str | None = None,
                   measure: str | None = None, subsets: tuple[str, ...] | None = None,
@@ -72,6 +70,11 @@ class Study:
             mask = self.select(items, key[1], language, key[2], None if subsets is None else list(subsets), cognates)
             self._estimates[key] = self._estimate(items.only(mask))
         return self._estimates[key]
+
+    def asked(self) -> int:
+        """How many items the deciding score counts in one run."""
+        q, items = self.questions, self.items(self.questions.measure)
+        return int(self.select(items, q.benchmark, q.target_language, q.set).sum())
 
     def _estimate(self, items: Items) -> Estimates | None:
         asked = ~np.isnan(items.score).all(axis=1)
@@ -111,7 +114,7 @@ def study_of(collected: Collected, questions: Questions) -> Study:
     levels = {axis: runs[axis].dropna().unique().tolist() for axis in collected.axes}
     questions = settled(questions, languages, levels)
     axes = [axis for axis in collected.axes if axis != questions.seed_axis]
-    return Study(collected, questions, axes, runs)
+    return Study(collected, questions, axes, runs, load_items(done))
 
 
 def balanced(conditions: pd.DataFrame, axis: str, levels: list[Any],

@@ -1,10 +1,10 @@
-"""Simulated studies with known truth: do the intervals cover, are wrong answers as rare as promised, does `next` save runs?
+"""Simulated studies with known truth: do intervals cover, are wrong answers rare, does `begira next` save runs?
 
-    python -m benchmarks.simulate_studies [--studies 1000] [--markdown]
+    python -m benchmarks.simulate_studies [--studies 1000] [--sequential 200]
 
-Each study is a full grid (5 ratios x 2 backbones x 3 text-only levels) whose answers are drawn item by item: items differ
-in difficulty and in what they gain from the ratio, runs of one seed share something, and every run has its own deviation.
-Nothing of the analysis is replaced; only the reading of files is skipped."""
+Each study is a full grid (5 ratios x 2 backbones x 3 text-only levels) whose answers are drawn item by item: items
+differ in difficulty and in what they gain from the ratio, runs of one seed share something, and every run has its own
+deviation. Nothing of the analysis is replaced; only the reading of files is skipped."""
 from __future__ import annotations
 
 import argparse
@@ -42,7 +42,8 @@ class World:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
         concept = self.rng.normal(0, self.item * .8, self.concepts)
-        self.difficulty = np.repeat(concept, self.styles) + self.rng.normal(0, self.item * .6, self.concepts * self.styles)
+        own = self.rng.normal(0, self.item * .6, self.concepts * self.styles)
+        self.difficulty = np.repeat(concept, self.styles) + own
         self.gain = self.rng.normal(0, self.slope, (len(RATIOS), len(self.difficulty)))
         self.of_seed: dict[int, float] = {}
 
@@ -73,7 +74,7 @@ def grid(seeds) -> list[dict]:
 class Simulated:
     """A study that grows: runs are drawn when they are asked for."""
 
-    def __init__(self, world: World, looks: int = 2):
+    def __init__(self, world: World, looks: int = 3):
         from analysis.questions import Questions
 
         self.world, self.points, self.rows = world, [], []
@@ -98,9 +99,8 @@ class Simulated:
                                   "concept": np.repeat(np.arange(self.world.concepts), self.world.styles)})
         empty = pd.DataFrame()
         collected = Collected([], empty, empty, empty, list(runs.columns))
-        study = Study(collected, self.questions, ["target_ratio", "backbone", "text_only"], runs)
-        study._items["correct"] = Items(ids, described, np.array(self.rows))
-        return study
+        items = {"correct": Items(ids, described, np.array(self.rows))}
+        return Study(collected, self.questions, ["target_ratio", "backbone", "text_only"], runs, items)
 
     def answers(self):
         from analysis.answers import answer
@@ -137,13 +137,13 @@ def intervals(world: World, answers) -> dict[str, bool]:
 def true_smallest(means: np.ndarray) -> float:
     from analysis.ratio import crossing
 
-    return float(crossing(np.array(RATIOS), means, MARGIN))
+    return crossing(np.array(RATIOS), means, means[-1] - MARGIN)
 
 
 def validity(studies: int, seeds: int = 3) -> dict:
     """Coverage and family-wise error over worlds that sit where wrong answers are likeliest: on the bounds."""
     worlds = itertools.product(CURVES, (0.0, MARGIN + 1e-9, -.015), (0.0, MARGIN, .01))
-    held, wrong, decided, bias = [], [], [], []
+    held, wrong, decided, off = [], [], [], []
     for number, (curve, adapted, text) in zip(range(studies), itertools.cycle(worlds)):
         world = World(curve, adapted, text, seed=number)
         simulated = Simulated(world)
@@ -155,53 +155,63 @@ def validity(studies: int, seeds: int = 3) -> dict:
         wrong.append(any(v != "not decided" and v not in right[k] for k, v in verdicts.items()))
         decided.append(np.mean([v != "not decided" for v in verdicts.values()]))
         expected = np.array([world.expected(row) for row in answers.estimates.conditions.to_dict("records")])
-        bias.append(answers.curve.smallest - true_smallest(answers.curve.weights @ expected))
+        off.append((answers.curve.smallest - true_smallest(answers.curve.weights @ expected),
+                    np.diff(answers.curve.interval)[0]))
     coverage = {key: float(np.mean([row[key] for row in held])) for key in held[0]}
-    return {"studies": studies, "coverage": coverage, "wrong": float(np.mean(wrong)), "decided": float(np.mean(decided)),
-            "bias": float(np.mean(bias)), "bias_error": float(np.std(bias) / np.sqrt(studies))}
+    bias, width = np.array(off).T
+    return {"studies": studies, "coverage": coverage, "wrong": float(np.mean(wrong)),
+            "decided": float(np.mean(decided)), "bias": float(bias.mean()), "width": float(width.mean()),
+            "median": float(np.median(bias)), "above": float((bias > 0).mean())}
 
 
-def savings(studies: int, start: int = 2, most: int = 14) -> dict:
-    """Runs of "look, then `next`" against equal seeding of the whole grid in one look, at the same share of decisions."""
+def sequential(world: World, start: int, looks: int) -> tuple[int, dict[str, str]]:
+    """Runs spent and verdicts when `begira next` is followed until all is decided or the declared looks are used up."""
     from analysis.further import further_points
 
-    worlds = list(itertools.product(("steep", "saturated", "close"), (0.0, .015, .05), (0.0, .015, .03)))
-    runs, decided, wrong = [], [], []
-    for number in range(studies):
-        world = World(*worlds[number % len(worlds)], concepts=900, run=.02, seed=100_000 + number)
-        simulated = Simulated(world, looks=2)
-        simulated.run(grid(range(start)))
+    simulated, verdicts = Simulated(world, looks), {}
+    points = grid(range(start))
+    for look in range(looks):
+        simulated.run(points)
         study, answers = simulated.answers()
-        errors = _wrong(world, answers)
-        first = {one.key: one.verdict for one in answers.all()}
-        simulated.run(further_points(study, answers, most))
-        if len(simulated.points) > len(grid(range(start))):
-            answers = simulated.answers()[1]
-            errors |= any(one.verdict not in (*truths(world)[one.key], "not decided") for one in answers.all()
-                          if first[one.key] == "not decided")
-        verdicts = [first[one.key] if first[one.key] != "not decided" else one.verdict for one in answers.all()]
-        runs.append(len(simulated.points))
-        decided.append(np.mean([v != "not decided" for v in verdicts]))
-        wrong.append(errors)
-    power = float(np.mean(decided))
-    equal = [(seeds, _equal(worlds, studies, seeds)) for seeds in range(start, start + 5)]
-    return {"studies": studies, "runs": float(np.mean(runs)), "decided": power, "wrong": float(np.mean(wrong)),
+        for one in answers.all():
+            if one.verdict != "not decided":
+                verdicts.setdefault(one.key, one.verdict)
+            one.verdict = verdicts.get(one.key, one.verdict)
+        points = further_points(study, answers)
+        if not points or look == looks - 1:
+            break
+    return len(simulated.points), verdicts
+
+
+def savings(studies: int, start: int = 2, looks: int = 3, run: float = 0.03) -> dict:
+    """Runs of following `next` against equal seeding in one look, at the same share of decided questions."""
+    worlds = list(itertools.product(("steep", "saturated", "close"), (0.0, .015, .05), (0.0, .015, .03)))
+
+    def world(number: int) -> World:
+        return World(*worlds[number % len(worlds)], concepts=900, run=run, seed=100_000 + number)
+
+    followed = [sequential(world(number), start, looks) for number in range(studies)]
+    power = float(np.mean([len(verdicts) / 3 for _, verdicts in followed]))
+    equal = []
+    for seeds in range(start, start + 7):
+        shares = [len(sequential(world(number), seeds, 1)[1]) / 3 for number in range(studies)]
+        equal.append((seeds, float(np.mean(shares))))
+        if equal[-1][1] > power:
+            break
+    return {"studies": studies, "runs": float(np.mean([runs for runs, _ in followed])), "decided": power,
             "equal": [(seeds, seeds * len(grid([0])), share) for seeds, share in equal],
             "equal_runs": _runs_for(power, equal)}
 
 
-def _equal(worlds: list, studies: int, seeds: int) -> float:
-    shares = []
+def errors_over_looks(studies: int, start: int = 2, looks: int = 3) -> tuple[float, float]:
+    """Share of studies with any wrong answer after all looks, with its standard error, at truths on the bounds."""
+    worlds = list(itertools.product(("at the margin",), (MARGIN + 1e-9, -MARGIN - 1e-9), (0.0, -1e-9)))
+    wrong = []
     for number in range(studies):
-        simulated = Simulated(World(*worlds[number % len(worlds)], concepts=900, run=.02, seed=100_000 + number), looks=1)
-        simulated.run(grid(range(seeds)))
-        shares.append(np.mean([one.verdict != "not decided" for one in simulated.answers()[1].all()]))
-    return float(np.mean(shares))
-
-
-def _wrong(world: World, answers) -> bool:
-    right = truths(world)
-    return any(one.verdict not in (*right[one.key], "not decided") for one in answers.all())
+        world = World(*worlds[number % len(worlds)], run=.02, seed=200_000 + number)
+        right = truths(world)
+        wrong.append(any(verdict not in right[key] for key, verdict in sequential(world, start, looks)[1].items()))
+    return float(np.mean(wrong)), float(np.std(wrong) / np.sqrt(studies))
 
 
 def _runs_for(power: float, equal: list[tuple[int, float]]) -> float:
@@ -215,7 +225,7 @@ def _runs_for(power: float, equal: list[tuple[int, float]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--savings", type=int, default=200, help="studies for the comparison with equal seeding")
+    parser.add_argument("--sequential", type=int, default=200, help="studies in which `begira next` is followed")
     options = parser.parse_args()
     began = time.process_time()
     found = validity(options.studies)
@@ -223,12 +233,16 @@ def main() -> None:
     print(f"{found['studies']} studies of {len(grid(range(3)))} runs, {time.process_time() - began:.0f} CPU-s")
     for key, share in found["coverage"].items():
         print(f"  coverage of the 95 % interval, {key}: {share:.3f}")
-    print(f"  studies with any wrong answer at one of two looks: {found['wrong']:.3f} +- {error:.3f} (limit 0.025)")
+    print(f"  studies with any wrong answer at the first of three looks: {found['wrong']:.3f} +- {error:.3f}")
     print(f"  questions decided: {found['decided']:.2f}")
-    print(f"  smallest ratio, estimate minus truth: {found['bias']:+.4f} +- {found['bias_error']:.4f}")
-    if options.savings:
-        saved = savings(options.savings)
-        print(f"look, then next: {saved['runs']:.0f} runs, {saved['decided']:.3f} decided, {saved['wrong']:.3f} wrong")
+    print(f"  smallest ratio, estimate minus truth: mean {found['bias']:+.4f}, median {found['median']:+.4f}, above "
+          f"it in {found['above']:.2f} of the studies; mean width of its interval {found['width']:.3f}")
+    if options.sequential:
+        wrong, error = errors_over_looks(options.sequential)
+        print(f"studies with any wrong answer after three looks, all truths on a bound: {wrong:.3f} +- {error:.3f} "
+              "(limit 0.05)")
+        saved = savings(options.sequential)
+        print(f"following next from 2 seeds: {saved['runs']:.0f} runs, {saved['decided']:.3f} of the questions decided")
         for seeds, count, share in saved["equal"]:
             print(f"  equal seeding, {seeds} seeds: {count} runs, {share:.3f} decided")
         print(f"  runs of next / runs of equal seeding at the same power: {saved['runs'] / saved['equal_runs']:.2f}")

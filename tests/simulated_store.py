@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.evaluate import COLUMNS
 from core.files import write_json, write_text
 
 RATIOS = (0.0, 0.05, 0.2, 0.5, 1.0)
@@ -132,7 +133,7 @@ def probability(truth: Truth, axes: dict, language: str, unseen: np.ndarray) -> 
 
 
 def _evaluated(path: Path, blocks: list[dict], truth: Truth, axes: dict, difficulty: dict, target: str, rng) -> None:
-    columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+    columns: dict[str, list] = {name: [] for name in COLUMNS}
     metrics = []
     run_shift = {language: rng.normal(0, truth.run) for language in ("en", target)}
     for block in blocks:
@@ -142,18 +143,11 @@ def _evaluated(path: Path, blocks: list[dict], truth: Truth, axes: dict, difficu
         right = rng.random(len(chance)) < chance
         _fill(columns, block, right, rng)
         metrics += _metrics(block, right)
-    table = pa.table({name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names})
-    pq.write_table(table, path / "items.parquet")
+    kinds = {"string": pa.string(), "bool": pa.bool_(), "int32": pa.int32(), "double": pa.float64()}
+    types = {name: pa.list_(kinds[of[5:-1]]) if of.startswith("list<") else kinds[of] for name, of in COLUMNS.items()}
+    table = pa.table({name: pa.array(columns[name], types[name]) for name in COLUMNS})
+    pq.write_table(table, path / "items.parquet", compression="zstd")
     write_json(path / "result.json", {"metrics": metrics, "seconds": 7.5})
-
-
-SCHEMA = pa.schema([
-    *((name, pa.string()) for name in ("item", "task", "kind", "language", "set", "style", "category", "concept")),
-    ("cognate", pa.bool_()), ("prompt", pa.string()), ("options", pa.list_(pa.string())), ("answer", pa.int32()),
-    ("scores", pa.list_(pa.float64())), ("scores_blank", pa.list_(pa.float64())), ("tokens", pa.list_(pa.int32())),
-    ("prediction", pa.string()), ("predicted", pa.int32()), ("correct", pa.bool_()),
-    ("correct_uncalibrated", pa.bool_()), ("exact", pa.bool_()), ("chrf", pa.float64()),
-    ("language_detected", pa.string()), ("status", pa.string()), ("error", pa.string())])
 
 
 def _fill(columns: dict[str, list], block: dict, right: np.ndarray, rng) -> None:
@@ -163,10 +157,10 @@ def _fill(columns: dict[str, list], block: dict, right: np.ndarray, rng) -> None
     scores = rng.normal(-8, 1, (n, 4))
     scores[np.arange(n), predicted] = -3
     choice = block["task"] != "describe"
-    constant = {"task": block["task"], "kind": "choice" if choice else "generate", "language": block["language"],
-                "style": block["style"], "category": "objects", "prompt": "What is this?\n<image>",
-                "language_detected": block["language"], "status": "ok", "error": None, "exact": None, "chrf": None,
-                "correct_uncalibrated": False}
+    constant = {"subset": block["subset"], "task": block["task"], "kind": "choice" if choice else "generate",
+                "language": block["language"], "style": block["style"], "category": "objects",
+                "prompt": "What is this?\n<image>", "language_detected": block["language"], "status": "ok",
+                "error": "", "exact": False, "chrf": 0.0, "correct_uncalibrated": False}
     for name, value in constant.items():
         columns[name] += [value] * n
     columns["item"] += block["item"]
@@ -174,6 +168,7 @@ def _fill(columns: dict[str, list], block: dict, right: np.ndarray, rng) -> None
     columns["set"] += np.where(block["unseen"], "B", "A").tolist()
     columns["cognate"] += block["cognate"].tolist()
     columns["options"] += block["options"]
+    columns["references"] += [[options[k]] for options, k in zip(block["options"], answer, strict=True)]
     columns["answer"] += answer.tolist()
     columns["scores"] += scores.tolist()
     columns["scores_blank"] += rng.normal(-6, 1, (n, 4)).tolist()

@@ -1,0 +1,208 @@
+"""`begira report`: tables, figures, LaTeX and one self-contained HTML page of a study.
+
+    runs -> collect -> study -> answers -> figures, tables -> report.html
+
+The page asks nothing of a network: images lie in it, in a light and a dark version, and it prints. This module puts the
+parts together; every number in it comes from analysis.study."""
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis import wording
+from analysis.answers import Answers, answer
+from analysis.collect import collect, write_tables
+from analysis.figures import DARK, figures, svg, write_figures
+from analysis.forest import forest
+from analysis.latex import write_latex
+from analysis.provenance import provenance_tables
+from analysis.questions import declared
+from analysis.samples import Panel, chance, panel
+from analysis.study import Study, study_of
+from analysis.tables import (
+    Cell,
+    Table,
+    benchmark_tables,
+    cognate_table,
+    cost_tables,
+    loss_table,
+    missing_table,
+    other_table,
+    transfer_table,
+)
+from core.files import write_json, write_text
+
+
+@dataclass
+class Section:
+    anchor: str
+    title: str
+    texts: list[str] = field(default_factory=list)
+    figures: list[dict[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    panel: list[dict[str, Any]] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+
+
+def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out: Path | str,
+           desired: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Write the report of the study that lies in `study_dirs` (one per store) into the folder `out`.
+
+    grid: the grid's document, for its section `analysis` and its name; desired: the axes of every evaluation it asks
+    for, so that missing ones are shown. Returns {"paths": {file name: path}, "answers": [...]}; the same is written to
+    summary.json. Raises UserError if nothing is done yet or stores disagree."""
+    out = Path(out)
+    collected = collect(study_dirs, desired)
+    paths = write_tables(collected, out)
+    study = study_of(collected, declared(grid))
+    answers = answer(study)
+    guess = chance(study)
+    drawn = figures(study, answers, guess)
+    paths |= write_figures(drawn, out / "figures")
+    made = _tables(study, answers)
+    paths |= write_latex([table for table in made.values() if table is not None], out / "latex")
+    pictures = {name: _picture(name, figure, study, answers) for name, figure in drawn.items()}
+    title = str((grid or {}).get("name") or collected.runs[0].spec.get("study") or "study")
+    sources = provenance_tables(study, paths["table.csv"])
+    page = _page(study, answers, title, made, pictures, panel(study, answers), sources, sorted(paths))
+    paths["report.html"] = out / "report.html"
+    write_text(paths["report.html"], page)
+    summary = {"study": title, "answers": [_summary(study, answers, one) for one in answers.all()],
+               "missing": len(collected.missing)}
+    paths["summary.json"] = out / "summary.json"
+    write_json(paths["summary.json"], summary)
+    return {**summary, "paths": paths}
+
+
+def _tables(study: Study, answers: Answers) -> dict[str, Table | None]:
+    found = [*benchmark_tables(study), transfer_table(study), loss_table(study), cognate_table(study),
+             other_table(study), *cost_tables(study, answers), missing_table(study)]
+    return {table.name: table for table in found if table is not None}
+
+
+def _summary(study: Study, answers: Answers, one: Any) -> dict[str, Any]:
+    numbers = {key: getattr(one, key) for key in ("effect", "low", "high", "p", "needed", "permutation_p")}
+    numbers = {key: value if value == value and abs(value) != float("inf") else None for key, value in numbers.items()}
+    extra = {"smallest_ratio": answers.curve.smallest, "interval": list(answers.curve.interval)} \
+        if one.key == "ratio" and answers.curve else {}
+    return {"key": one.key, "question": wording.question(study, answers, one), "verdict": one.verdict,
+            "sentence": wording.sentence(study, answers, one), "outlook": wording.outlook(one),
+            "further_seeds": one.further_seeds, **numbers, **extra}
+
+
+def _page(study: Study, answers: Answers, title: str, made: dict[str, Table], pictures: dict[str, dict[str, str]],
+          shown: Panel, sources: list[Table], files: list[str]) -> str:
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=False)
+    environment.globals["starts"] = _classes
+    cards = [{"question": wording.question(study, answers, one), "verdict": wording.verdict(one),
+              "tone": {"yes": "yes", "no": "no"}.get(one.verdict, "open"), "outlook": wording.outlook(one),
+              "forest": Markup(forest(one, study.questions.margin)),
+              "sentence": wording.sentence(study, answers, one)} for one in answers.all()]
+    body = _sections(study, made, pictures, shown, sources)
+    return environment.get_template("report.html.jinja").render(
+        title=title, question=wording.study_question(study), cards=cards, main=pictures["ratio"], body=body,
+        basis=wording.basis(study, answers), checks=_checks(answers), files=", ".join(files), scale=_scale(study),
+        margin=wording.points(study.questions.margin),
+        sections=[("reading", "How to read this"), *((one.anchor, one.title) for one in body)])
+
+
+def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str, str]], shown: Panel,
+              sources: list[Table]) -> list[Section]:
+    def of(*names: str) -> list[Table]:
+        return [made[name] for name in names if name in made]
+
+    def drawn(*names: str) -> list[dict[str, str]]:
+        return [pictures[name] for name in names if name in pictures]
+
+    scores = [table for name, table in made.items() if name.rpartition("-")[2] in ("correct", "exact", "chrf")]
+    legend = ("Mean ± half of the 95 % interval, over items and runs. Within a language the best score is set bold on "
+              "a tint; those with a dotted line below are not shown to be worse than it (one-sided test at 5 %, "
+              "not corrected for the number of cells).")
+    found = [
+        Section("text-only", "With and without text-only data", figures=drawn("text-only")),
+        Section("samples", "What three models say", _panel_words(study, shown), panel=_panel(study, shown),
+                languages=[study.target, study.base]),
+        Section("scores", "Scores per benchmark", [legend], tables=scores),
+        Section("transfer", "Transfer to concepts never seen", figures=drawn("transfer"), tables=of("transfer")),
+        Section("loss", f"What {study.base} loses", tables=of("loss")),
+        Section("cognates", "Names that look alike", tables=of("cognates")),
+        Section("controls", "Controls and language of the answers", tables=of("others")),
+        Section("cost", "What it took", tables=of("cost", "cost-answers")),
+        Section("missing", "What is missing", [] if "missing" in made else ["Nothing: every run of the grid is done."],
+                tables=of("missing")),
+        Section("provenance", "Where the numbers come from", tables=sources)]
+    return [one for one in found if one.figures or one.tables or one.panel or one.anchor == "missing"]
+
+
+def _panel_words(study: Study, shown: Panel) -> list[str]:
+    return [f"{shown.task.replace('_', ' ').capitalize()} on images of a style that no model was trained on. The items "
+            "were picked by the hash of their concept, not by the answers; a model picks one of the given options."]
+
+
+def _panel(study: Study, shown: Panel) -> list[dict[str, Any]]:
+    return [{"image": _data("image/png", one.image) if one.image else None, "alt": one.names[shown.languages[-1]],
+             "names": [one.names[code] for code in shown.languages],
+             "answers": [(model, [given[code] for code in shown.languages])
+                         for model, given in zip(shown.models, one.answers, strict=True)]} for one in shown.samples]
+
+
+def _checks(answers: Answers) -> Table:
+    rows = [[Cell({"ratio": "gap to the best ratio", "backbone": "adapted minus plain backbone",
+                   "text_only": "text-only effect"}[one.key]), Cell(wording.points(one.effect, True)),
+             Cell(wording.interval(one.low, one.high, True)), Cell(wording.interval(*one.bootstrap, True)),
+             Cell(f"{one.permutation_p:.3g}"), Cell(f"{one.p:.2g}"), Cell(f"{one.needed:.2g}")]
+            for one in answers.all() if one.contrast is not None]
+    return Table("checks", "Effects in points; the permutation test asks whether there is any effect at all",
+                 ["contrast", "effect", "95 % interval", "by bootstrap over items, runs redrawn",
+                  "p, signs of items flipped", "p of the verdict", "needed"], rows)
+
+
+def _scale(study: Study) -> str:
+    runs = study.collected.runs
+    hours = study.collected.costs["process_hours"].sum()
+    return (f"{wording.number(len(study.runs))} models evaluated, {wording.number(len(runs))} runs in all, "
+            f"{hours:,.1f} process-hours")
+
+
+def _picture(name: str, figure: Any, study: Study, answers: Answers) -> dict[str, str]:
+    q = study.questions
+    what = q.benchmark.replace("_", " ")
+    shaded = (f" Shaded: where the smallest ratio within {wording.points(q.margin)} points of the best lies (95 %)."
+              if answers.curve is not None else "")
+    caption = {
+        "ratio": f"{what.capitalize()} in both languages against the realised share of {study.target} in the "
+                 "image-text data, averaged over text-only data, with 95 % intervals over items and runs." + shaded,
+        "text-only": f"{what.capitalize()} in {study.target} with and without text-only data, one panel per backbone. "
+                     f"The {study.base} text is the control: as many steps, another language.",
+        "transfer": f"Concepts that had {study.target} text beside an image in training, and concepts that never had."}
+    alt = f"{caption[name]} The numbers are in the tables below."
+    return {"light": _data("image/svg+xml", svg(figure)), "dark": _data("image/svg+xml", svg(figure, DARK)),
+            "caption": caption[name], "alt": alt}
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{_kind(content) or kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _kind(content: bytes) -> str | None:
+    """By the file's first bytes, for data sets hold PNG, JPEG and WebP."""
+    known = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+    return next((kind for start, kind in known.items() if content.startswith(start)), None)
+
+
+def _classes(table: Table, column: int, mark: str = "") -> Any:
+    """The class attribute of a cell: labels stand left, a group of columns begins with a line."""
+    from itertools import accumulate
+
+    from markupsafe import Markup
+
+    begins = set(list(accumulate(count for _, count in table.heads))[:-1])
+    names = ["label"] * (column < table.labels) + ["start"] * (column in begins) + [mark] * bool(mark)
+    return Markup(f' class="{" ".join(names)}"') if names else ""

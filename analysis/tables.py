@@ -1,0 +1,231 @@
+"""Tables of a study as plain cells: what HTML and LaTeX both print. Values are shares; printing makes them percent."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from analysis.estimates import Contrast, Estimates
+from analysis.series import backbone_names, text_names
+from analysis.study import Study, balanced
+from analysis.wording import interval, percent, points
+
+EQUAL = 0.05  # a score is marked as not worse than the best while a one-sided test at this level cannot tell them apart
+
+
+@dataclass
+class Cell:
+    """text is what is printed; note follows it smaller (a half-width, an interval); mark: "", "best" or "equal"."""
+
+    text: str
+    note: str = ""
+    mark: str = ""
+
+
+@dataclass
+class Table:
+    """heads: (label, number of columns below it); columns: labels of all columns, the first of which names the rows."""
+
+    name: str
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    heads: list[tuple[str, int]] = field(default_factory=list)
+    labels: int = 1                  # leading columns that are labels
+
+
+def benchmark_tables(study: Study) -> list[Table]:
+    """One table per benchmark and measure: every condition, both languages, best and not worse than best marked."""
+    made = []
+    for measure, title in (("correct", "answered correctly"), ("exact", "exact match"), ("chrf", "chrF")):
+        tasks = study.items(measure).described["task"].dropna().unique()
+        for task in sorted(tasks, key=lambda name: (name != study.questions.benchmark, name)):
+            table = _benchmark(study, task, measure, title)
+            if table is not None:
+                made.append(table)
+    return made
+
+
+def _benchmark(study: Study, task: str, measure: str, title: str) -> Table | None:
+    q = study.questions
+    axis, levels = q.ratio_axis, study.levels(q.ratio_axis)
+    languages = [(q.target_language, study.target), (q.base_language, study.base)]
+    found = [(study.estimates(code, task, "", measure), name) for code, name in languages]
+    found = [(estimates, name) for estimates, name in found if estimates is not None]
+    if not found or axis not in study.axes:
+        return None
+    others = [name for name in study.axes if name != axis]
+    rows: dict[tuple, list[Cell]] = {}
+    for place, (estimates, _) in enumerate(found):
+        for key, ratio, cell in _marked(estimates, axis, others):
+            row = rows.setdefault(key, [Cell("–") for _ in range(len(levels) * len(found))])
+            if ratio in levels:
+                row[place * len(levels) + levels.index(ratio)] = cell
+    names = {q.backbone_axis: backbone_names(study), q.text_axis: text_names(study)}
+    order = {name: list(known) for name, known in names.items()}
+    rows = dict(sorted(rows.items(), key=lambda row: [_place(order.get(name, []), level)
+                                                      for name, level in zip(others, row[0], strict=True)]))
+    lines = [[*(Cell(names.get(name, {}).get(level, level)) for name, level in zip(others, key, strict=True)), *cells]
+             for key, cells in rows.items()]
+    unit = "%" if measure != "chrf" else "0 to 100"
+    return Table(f"{task}-{measure}", f"{task.replace('_', ' ')}: {title} ({unit}), all concepts, held-out subsets "
+                 f"{', '.join(study.subsets(study.items(measure)))}",
+                 [*(name.replace("_", " ") for name in others), *[percent(level) for level in levels] * len(found)],
+                 lines,
+                 [("", len(others)), *((f"{name} score at {study.target} ratio", len(levels)) for _, name in found)],
+                 len(others))
+
+
+def _place(order: list[str], level: str) -> tuple[int, str]:
+    return order.index(level) if level in order else len(order), level
+
+
+def _marked(estimates: Estimates, axis: str, others: list[str]) -> list[tuple[tuple, Any, Cell]]:
+    """Cells of all conditions with their key (levels of the other axes) and ratio."""
+    count = len(estimates.mean)
+    unit = np.eye(count)
+    best = int(np.argmax(estimates.mean))
+    worse = [c.p_above(0.0) for c in estimates.contrasts(unit[best] - unit)]
+    cells = []
+    for number, mean in enumerate(estimates.contrasts(unit)):
+        mark = "best" if number == best else "equal" if worse[number] > EQUAL else ""
+        half = mean.interval()[1] - mean.effect
+        condition = estimates.conditions.iloc[number]
+        cells.append((tuple(str(condition[name]) for name in others), condition[axis],
+                      Cell(points(mean.effect), f"±{points(half)}" if np.isfinite(half) else "", mark)))
+    return cells
+
+
+def transfer_table(study: Study) -> Table | None:
+    """What concepts without any target-language training text gain, beside those with it."""
+    q = study.questions
+    seen, unseen = (study.estimates(q.target_language, group=group) for group in ("A", "B"))
+    if seen is None or unseen is None:
+        return None
+    rows = _against_first(study, [seen, unseen])
+    return Table("transfer", f"Transfer: {q.benchmark.replace('_', ' ')} in {study.target} on concepts that had "
+                 f"{study.target} text in training (set A) and on concepts that never had (set B); change against the "
+                 "lowest ratio", [f"{study.target} ratio", "set A", "change", "set B", "change"], rows)
+
+
+def loss_table(study: Study) -> Table | None:
+    """What the base language loses as the target language takes its place."""
+    estimates = study.estimates(study.questions.base_language)
+    if estimates is None:
+        return None
+    return Table("loss", f"What {study.base} loses: {study.questions.benchmark.replace('_', ' ')} in {study.base}, and "
+                 "its change against the lowest ratio", [f"{study.target} ratio", study.base, "change"],
+                 _against_first(study, [estimates]))
+
+
+def cognate_table(study: Study) -> Table | None:
+    """The deciding score with and without concepts whose names look alike in both languages."""
+    q = study.questions
+    every, without = (study.estimates(q.target_language, cognates=wanted) for wanted in (True, False))
+    if every is None or without is None or every.by_item.shape == without.by_item.shape:
+        return None
+    return Table("cognates", f"{q.benchmark.replace('_', ' ')} in {study.target}, with and without concepts whose "
+                 f"names look alike in {study.target} and {study.base}; change against the lowest ratio",
+                 [f"{study.target} ratio", "all names", "change", "without look-alikes", "change"],
+                 _against_first(study, [every, without]))
+
+
+def _against_first(study: Study, found: list[Estimates]) -> list[list[Cell]]:
+    """Rows per ratio: for each of the estimates the mean and its change against the lowest ratio."""
+    axis = study.questions.ratio_axis
+    levels = study.levels(axis)
+    weights = [balanced(estimates.conditions, axis, levels) for estimates in found]
+    if any(w is None for w in weights):
+        return []
+    rows = []
+    for number, level in enumerate(levels):
+        row = [Cell(percent(level))]
+        for estimates, w in zip(found, weights, strict=True):
+            row += [_mean(estimates.contrast(w[number])),
+                    _change(estimates.contrast(w[number] - w[0])) if number else Cell("–")]
+        rows.append(row)
+    return rows
+
+
+def _mean(contrast: Contrast) -> Cell:
+    half = contrast.interval()[1] - contrast.effect
+    return Cell(points(contrast.effect), f"±{points(half)}" if np.isfinite(half) else "")
+
+
+def _change(contrast: Contrast) -> Cell:
+    low, high = contrast.interval()
+    return Cell(points(contrast.effect, True), interval(low, high, True) if np.isfinite(low) else "")
+
+
+def cost_tables(study: Study, answers: Any) -> list[Table]:
+    """Process-hours per stage, and per conclusion: the evaluations that its contrast reads, with their trainings."""
+    costs = study.collected.costs
+    rows = []
+    for stage, group in [*costs.groupby("stage", sort=True), ("all", costs)]:
+        hours = group["process_hours"].sum()
+        rows.append([Cell(str(stage)), Cell(str(len(group))), Cell(_hours(hours)), Cell(_hours(hours / len(group))),
+                     Cell(f"{100 * group['lost_hours'].sum() / hours:.1f} %" if hours else "–"),
+                     Cell(f"{group['redone_steps'].sum():.0f}")])
+    by_stage = Table("cost", "What it took. A process is one rank: a GPU on a cluster, a worker process elsewhere",
+                     ["stage", "runs", "process-hours", "per run", "lost to failures", "steps redone"], rows)
+    hours = costs.set_index("run")["process_hours"]
+    trained = dict(zip(study.collected.scores["run"], study.collected.scores["trained"], strict=True))
+    lines = []
+    for one in answers.all():
+        if one.contrast is None:
+            continue
+        used = np.flatnonzero(np.abs(one.weights) > 1e-12)
+        runs = [run for run, condition in zip(answers.estimates.runs, answers.estimates.condition_of, strict=True)
+                if condition in used]
+        every = {*runs, *(trained[run] for run in runs if trained.get(run))}
+        lines.append([Cell({"ratio": "the claimed ratio", "backbone": "backbones", "text_only": "text-only"}[one.key]),
+                      Cell(str(len(runs))), Cell(_hours(hours.reindex(list(every)).sum()))])
+    by_answer = Table("cost-answers", "What each answer rests on: evaluations in its contrast, and the process-hours "
+                      "of these and their finetuning", ["answer", "evaluations", "process-hours"], lines)
+    return [by_stage, by_answer]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.3g}"
+
+
+def missing_table(study: Study) -> Table | None:
+    """Runs that the answers had to do without."""
+    frame = study.collected.missing
+    if not len(frame):
+        return None
+    columns = [name for name in frame.columns if name != "run" and frame[name].notna().any()]
+    rows = [[Cell("–" if value is None or value != value else str(value)) for value in row]
+            for row in frame[columns].itertuples(index=False)]
+    return Table("missing", "Missing: runs that are not done, and points of the grid without a run",
+                 [name.replace("_", " ") for name in columns], rows, labels=len(columns))
+
+
+def other_table(study: Study) -> Table | None:
+    """Controls per ratio, averaged over runs: the blank image, the choice as it is, the language of free answers."""
+    q, scores = study.questions, study.collected.scores
+    wanted = {"accuracy": "accuracy", "accuracy_sum": "not calibrated", "accuracy_blank": "blank image",
+              "language": "in the asked language", "errors": "failed items"}
+    held_out = ~scores["subset"].astype(str).str.contains("dev")
+    frame = scores[(scores["slice"] == "all") & held_out & scores["metric"].isin(list(wanted))]
+    frame = frame[(frame["benchmark"] == q.benchmark) | (frame["metric"] == "language")]
+    if q.ratio_axis not in frame or set(frame["metric"]) <= {"accuracy"}:
+        return None
+    languages = [(q.target_language, study.target), (q.base_language, study.base)]
+    means = frame.groupby([q.ratio_axis, "language", "metric"])["value"].mean()
+    shown = [(code, metric) for code, _ in languages for metric in wanted
+             if ((frame["language"] == code) & (frame["metric"] == metric)).any()]
+    rows = [[Cell(percent(level)), *(_plain(means.get((level, code, metric)), metric) for code, metric in shown)]
+            for level in study.levels(q.ratio_axis)]
+    heads = [("", 1), *((name, sum(code == one for one, _ in shown)) for code, name in languages)]
+    caption = (f"{q.benchmark.replace('_', ' ')} (%) as scored, without calibration, and with a blank image instead of "
+               "the real one (what can be had without seeing); share of free answers in the language asked for (%); "
+               "items that failed, which count as wrong")
+    return Table("others", caption, [f"{study.target} ratio", *(wanted[metric] for _, metric in shown)], rows, heads)
+
+
+def _plain(value: Any, metric: str) -> Cell:
+    if value is None or value != value:
+        return Cell("–")
+    return Cell(f"{value:.3g}" if metric == "errors" else points(value))

@@ -1,0 +1,139 @@
+"""The answers in plain words, as the numbers have them. Scores are shares; words speak of percentage points.
+
+Every sentence is built from the fields of an Answer: there is none that could be right for one study only."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from analysis.answers import MOST_SEEDS, Answer, Answers
+from analysis.study import Study
+
+
+def percent(share: float) -> str:
+    """A ratio as people write it: 20 %, 2.5 %."""
+    return f"{share * 100:.3g} %"
+
+
+def points(value: float, sign: bool = False) -> str:
+    text = f"{value * 100:+.1f}" if sign else f"{value * 100:.1f}"
+    return text.replace("-", "−")
+
+
+def interval(low: float, high: float, sign: bool = False) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "[unknown]"
+    return f"[{points(low, sign)}, {points(high, sign)}]"
+
+
+def study_question(study: Study) -> str:
+    return (f"How much {study.target} image-text data, on which backbone, with how much text-only data, does a good "
+            "multimodal LLM need?")
+
+
+def question(study: Study, answers: Answers, one: Answer) -> str:
+    if one.key == "ratio":
+        claim = one.details.get("claim", study.questions.claim)
+        return f"Is {percent(claim)} {study.target} image-text data enough?"
+    if one.key == "backbone":
+        names = [*study.questions.backbone, "the plain backbone", "the adapted one"]
+        plain, adapted = names[:2] if len(study.questions.backbone) == 2 else names[-2:]
+        return f"Is {plain} as good a backbone as {study.target}-adapted {adapted}?"
+    return f"Does text-only {study.target} data help?"
+
+
+def sentence(study: Study, answers: Answers, one: Answer) -> str:
+    """What the numbers say, without the verdict's word."""
+    if one.contrast is None:
+        return f"The data cannot say: {one.reason}."
+    return {"ratio": _ratio, "backbone": _backbone, "text_only": _text_only}[one.key](study, answers, one)
+
+
+def _ratio(study: Study, answers: Answers, one: Answer) -> str:
+    margin, claim, best = study.questions.margin, one.details["claim"], one.details["best"]
+    side = "below" if one.effect >= 0 else "above"
+    text = (f"At {percent(claim)} {study.target} the score is {points(abs(one.effect))} points {side} that at "
+            f"{percent(best)}, the best other ratio {interval(one.low, one.high)}; up to {points(margin)} points would "
+            "count as enough.")
+    return f"{text} {smallest(study, answers)}"
+
+
+def smallest(study: Study, answers: Answers) -> str:
+    """The estimate of the smallest ratio that is enough, and the smallest one that was run and shown to be."""
+    curve = answers.curve
+    shown = [level for level, p in zip(curve.levels, curve.enough_p, strict=True) if p <= study.questions.level()]
+    ran = (f"{percent(min(shown))} is the smallest ratio shown to be enough among those that were run" if shown
+           else "no ratio that was run is shown to be enough")
+    if not all(map(math.isfinite, curve.interval)) or answers.estimates.spread == "none":
+        return f"{ran.capitalize()}."
+    low, high = curve.interval
+    between = percent(low) if high - low < 5e-4 else f"{percent(low)} to {percent(high)}"
+    fall = (" The curve falls again after its best ratio, so the estimate holds up to there only."
+            if curve.falls_p <= 0.05 else "")
+    return (f"By the fitted curve {percent(curve.smallest)} would be enough (95 % interval {between}); {ran}.{fall}")
+
+
+def _backbone(study: Study, answers: Answers, one: Answer) -> str:
+    plain, adapted = study.questions.backbone
+    better = "better" if one.effect >= 0 else "worse"
+    text = (f"{adapted} is {points(abs(one.effect))} points {better} in {study.target} than {plain} "
+            f"{interval(one.low, one.high, True)}, averaged over all ratios above 0; differences of up to "
+            f"{points(study.questions.margin)} points count as equal.")
+    if one.verdict != "no" and (one.low > 0 or one.high < 0):
+        text += " The difference is real (its interval excludes 0), " + (
+            "but too small to matter." if one.verdict == "yes" else "but whether it is large enough to matter is open.")
+    return text
+
+
+def _text_only(study: Study, answers: Answers, one: Answer) -> str:
+    control = one.details["against"] == "control"
+    against = f"equally many steps on {study.base} text" if control else "no text-only data"
+    change = "raises" if one.effect >= 0 else "lowers"
+    text = (f"Against {against}, {study.target} text {change} the {study.target} score by "
+            f"{points(abs(one.effect))} points {interval(one.low, one.high, True)}.")
+    if one.verdict == "no":
+        text += (" It does harm." if one.high < 0 else
+                 f" A gain of {points(study.questions.margin)} points or more is ruled out.")
+    if one.verdict == "yes" and one.high < study.questions.margin:
+        text += f" The gain is real but less than {points(study.questions.margin)} points."
+    plain = one.details.get("against_none")
+    if plain is not None:
+        text += f" Against no text-only data: {points(plain.effect, True)} {interval(*plain.interval(), True)}."
+    return text
+
+
+def outlook(one: Answer) -> str:
+    """What would decide an open question; empty for a decided one."""
+    if one.verdict != "not decided" or one.contrast is None:
+        return ""
+    if one.reason:
+        return f"{one.reason.capitalize()}: a second seed would tell."
+    if one.further_seeds is None:
+        return (f"Up to {MOST_SEEDS} further seeds are not expected to decide it: the effect is too close to the bound."
+                " More evaluation items, or a margin chosen otherwise in a new study, would.")
+    seeds = "seed" if one.further_seeds == 1 else "seeds"
+    return f"About {one.further_seeds} further {seeds} per condition would decide it if the effect is as estimated."
+
+
+def verdict(one: Answer) -> str:
+    return {"yes": "Yes", "no": "No"}.get(one.verdict, "Not decided by this data")
+
+
+def basis(study: Study, answers: Answers) -> str:
+    """What the answers rest on, in one sentence."""
+    q, estimates = study.questions, answers.estimates
+    if estimates is None:
+        return ""
+    seeds = sorted(set(map(int, estimates.count)))
+    of = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    spread = {"replicates": "", "interactions": " With one run per condition, interactions between the axes stand in "
+              "for the differences between runs.", "none": ""}[estimates.spread]
+    group = f" (concept set {q.set})" if q.set else ""
+    return (f"{int(estimates.count.sum())} runs, {of} per condition, each asked the same {study.asked()} items of "
+            f"{q.benchmark}{group}. Intervals are 95 %, over items and runs. Verdicts keep the chance of any wrong one "
+            f"in the study at {percent(q.alpha)}, over {q.looks} look{'s' if q.looks > 1 else ''} at the data.{spread}")
+
+
+def number(value: Any) -> str:
+    """A count with thin spaces."""
+    return f"{int(value):,}".replace(",", " ")
