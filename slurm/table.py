@@ -37,6 +37,8 @@ def status_table(table: Sequence[Row]) -> Table:
 
 def summary(table: Sequence[Row]) -> str:
     """"11 runs: 8 done, 2 running, 1 failed"."""
+    if not table:
+        return "no runs"
     parts = ", ".join(f"{number} {state}" for state, number in counts(table).items())
     return f"{len(table)} run{'s' * (len(table) != 1)}: {parts}"
 

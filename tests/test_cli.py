@@ -1,0 +1,101 @@
+"""The command line: plan says what submit does, selectors select, mistakes are one line with the right exit code."""
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.begira_process import ROOT, TINY, Begira
+
+PART = ("target_ratio=0", "backbone=llama")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Begira:
+    begira = Begira(tmp_path_factory.mktemp("done"))
+    begira("submit", TINY, *PART)
+    return begira
+
+
+def test_plan_prints_what_submit_does(tmp_path):
+    begira = Begira(tmp_path)
+    plan = begira("plan", TINY, *PART)
+    assert not begira.runs.exists(), "plan changes nothing"
+    submitted = begira("submit", TINY, *PART)
+    assert submitted.startswith(plan) and len(begira.results()) == 4
+    planned = Begira(tmp_path / "b").json("plan", TINY, *PART)
+    assert {run["id"] for run in planned["runs"]} == {key.split("/")[1] for key in begira.results()}
+
+
+def test_submit_twice_does_nothing(done):
+    before = done.results()
+    assert "nothing to do: all 4 runs are done" in done("submit", TINY, *PART)
+    assert done.results() == before and all(record["attempt"] == 1 for record in done.attempts("*/*"))
+
+
+def test_status_and_selectors(done):
+    rows = done.json("status", TINY)
+    assert len(rows) == 11 and sum(row["state"] == "done" for row in rows) == 4
+    assert [row["name"] for row in done.json("status", TINY, "state=done", "stage=finetune")] == ["finetune r0 llama"]
+    assert len(done.json("status", TINY, "target_ratio=[0,0.2]", "backbone=latxa")) == 4
+    assert len(done.json("status", TINY, rows[0]["id"][:6])) == 1
+    table = done("status", TINY, "stage=finetune")
+    assert re.search(r"finetune r0 llama +done +6/6", table) and "4 runs: 3 planned, 1 done" in table
+    assert done("status", TINY, "state=failed").endswith("no runs\n")
+
+
+def test_status_also_shows_runs_that_the_grid_alone_does_not_name(tmp_path):
+    begira = Begira(tmp_path)
+    begira("submit", TINY, "target_ratio=0.35", "backbone=llama")
+    assert [row["state"] for row in begira.json("status", TINY, "target_ratio=0.35")] == ["done", "done"]
+
+
+def test_logs(done):
+    (row,) = done.json("status", TINY, "stage=encoder")
+    done("logs", row["id"])
+    done("logs", "zzzz", code=2)
+    assert "no run 'zzzz'" in done.error
+
+
+@pytest.mark.parametrize("words, hint", [
+    (["plan", "paperr"], "did you mean 'paper'?"), (["plan", TINY, "target_ration=0"], "did you mean 'target_ratio'?"),
+    (["plan", TINY, "finetune.mixture.sed=1"], "did you mean 'seed'?"), (["plan", "nowhere.yaml"], "no grid file"),
+    (["status", TINY, "state=fialed"], "did you mean 'failed'?"), (["status", TINY, "backbon=x"], "unknown selector"),
+    (["plan"], "Missing argument"), (["plann", "x"], "No such command"), (["plan", TINY, "--foo"], "No such option"),
+    (["plan", TINY, "--cluster", "marenostrum9"], "marenostrum"), (["run", "/nonexistent"], "no run directory"),
+    (["data", "show", "/nonexistent"], "no data set"), (["export", "zzzz", "x"], "no run 'zzzz'"),
+    (["report", TINY], "begira")])
+def test_mistakes_are_one_line_and_exit_with_2(tmp_path, words, hint):
+    begira = Begira(tmp_path)
+    begira(*words, code=2)
+    assert hint in begira.error and begira.error.startswith("begira: ") and begira.error.count("\n") == 1
+
+
+def test_our_faults_exit_with_1_and_debug_shows_where(tmp_path):
+    begira = Begira(tmp_path)
+    begira.runs.mkdir(parents=True)
+    (begira.runs / "tiny").write_text("a file where the study's folder should be")
+    begira("submit", TINY, code=1)
+    assert begira.error.count("\n") == 1 and "Traceback" not in begira.error
+    begira("submit", TINY, "--debug", code=1)
+    assert "Traceback" in begira.error
+
+
+def test_paper_is_planned_without_its_models_and_submit_refuses(tmp_path):
+    begira = Begira(tmp_path)
+    plan = begira("plan", "paper")
+    assert "finetune: 48 runs" in plan and "no model meta-llama/Llama-3.1-8B-Instruct" in plan
+    begira("submit", "paper", code=2)
+    assert "no data set cc3m-eu" in begira.error and not (begira.runs / "paper" / "align").exists()
+
+
+def test_indivisible_batch_is_found_before_the_start(tmp_path):
+    found = Begira(tmp_path).json("plan", "paper", "finetune.train.global_batch=30")["findings"]
+    assert any("global batch 30 is not divisible by 2 x 4 ranks" in finding["what"] for finding in found)
+
+
+def test_help_names_every_verb():
+    begira = Begira(ROOT)
+    for verb in ("plan", "submit", "status", "logs", "cancel", "retry", "report", "export", "ask", "run"):
+        assert f" {verb} " in begira("--help")
+    assert "Read a whole data set" in begira("data", "--help")
