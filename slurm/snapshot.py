@@ -20,7 +20,11 @@ LARGEST = 4 << 20        # bytes of a file that is still code
 
 
 def take(study: Path, code: Path = CODE) -> Path:
-    """Copy the code below `study`/code unless this very content is there; returns the copy's path."""
+    """Copy the code below `study`/code unless this very content is there; returns the copy's path.
+
+    Code that runs from such a copy (an ending job that submits the next) hands on that copy."""
+    if code.parent == (study / "code").resolve():
+        return code
     files = _files(code)
     total = hashlib.sha256()
     for name in files:

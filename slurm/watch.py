@@ -57,7 +57,8 @@ class Progress:
 
     def limit(self) -> float:
         """Seconds that may pass now without a step."""
-        if self.last.get("phase") != "train" or len(self.durations) < 2:
+        finished = 0 < (self.last.get("total") or 0) <= (self.last.get("step") or 0)  # what is trained is written
+        if self.last.get("phase") != "train" or finished or len(self.durations) < 2:
             return self.patience
         return self.factor * statistics.median(self.durations) + self.slack
 

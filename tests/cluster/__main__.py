@@ -46,7 +46,7 @@ def install() -> int:
             subprocess.run([*prefix, *step.split()], env=environment, stdout=subprocess.DEVNULL)
     if missing_programs():
         print(f"The Slurm tests need {' '.join(missing_programs())}.\nOn Debian or Ubuntu, as root: {command}\n"
-              "No service has to run and nothing has to be configured; until then these tests are skipped.", file=sys.stderr)
+              "No service has to run, nothing to be configured; until then these tests are skipped.", file=sys.stderr)
         return 3
     return 0
 

@@ -1,5 +1,5 @@
 """The parent of every daemon of a cluster. It reaps what they leave behind (slurmstepds, orphaned job processes: where
-pid 1 is no init their zombies would hold a job in COMPLETING), obeys `cluster.call`, ends the cluster with its owner."""
+pid 1 is no init their zombies hold a job in COMPLETING), obeys `cluster.call`, ends the cluster with its owner."""
 from __future__ import annotations
 
 import ctypes

@@ -33,7 +33,7 @@ def count(run: Run) -> dict:
         step, value = step + 1, (value * int(config.get("factor", 3)) + parents + 1) % 1_000_003
         asked = agree(run, rank, world, step)
         if rank == 0:
-            run.log({"step": step, "loss": value / 1_000_003})
+            run.log({"step": step, "loss": value / 1_000_003, "attempt": run.attempt, "time": time.time()})
             if asked or step % int(config.get("save_every", 1)) == 0:
                 save(run, step, value, float(config.get("save_seconds", 0.0)))
             run.heartbeat(step, steps, force=True)
@@ -83,7 +83,8 @@ def misbehave(run: Run, how: dict | None, step: int, rank: int) -> None:
     if kind == "memory":
         hoard = []
         while True:
-            hoard.append(bytearray(os.urandom(1 << 20) * 16))
+            hoard.append(bytearray(b"x" * (16 << 20)))
+            time.sleep(0.1)
     if kind == "hang":
         time.sleep(3600)
 

@@ -1,0 +1,82 @@
+"""Sites: billing as they document it, limits, and a global batch that stays the same whatever the site."""
+import pytest
+
+from core.errors import UserError
+from slurm.profile import FOLDER, Billing, Profile, load
+from slurm.resources import Shape, cost, fit, request
+from slurm.sizes import parameters
+
+LATXA_8B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "intermediate_size": 14336, "vocab_size": 128256}
+SMALL_G = Billing("GPU-hours", per_slice=0.5, slice_gpus=1, slice_cores=8, slice_memory_gb=64)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_profile_is_valid(name):
+    profile = load(name)
+    assert cost(profile, request(profile, {"nodes": 1, "ranks_per_node": 1})) > 0
+
+
+# The examples of LUMI's user guide, billing policy.
+@pytest.mark.parametrize("rule, job, expected", [
+    (Billing("GPU-hours", per_node=4), {"nodes": 4, "gpus": 32, "cores": 224, "memory_gb": 0, "hours": 24}, 384),
+    (SMALL_G, {"nodes": 1, "gpus": 2, "cores": 16, "memory_gb": 128, "hours": 24}, 24),
+    (SMALL_G, {"nodes": 1, "gpus": 1, "cores": 8, "memory_gb": 128, "hours": 24}, 24),
+    (Billing("CPU-core-hours", per_node=128), {"nodes": 16, "gpus": 0, "cores": 1, "memory_gb": 1, "hours": 12}, 24576),
+    (Billing("CPU-core-hours", per_slice=1, slice_cores=1, slice_memory_gb=2),
+     {"nodes": 1, "gpus": 0, "cores": 4, "memory_gb": 4, "hours": 24}, 96),
+    (Billing("CPU-core-hours", per_slice=1, slice_cores=1, slice_memory_gb=2),
+     {"nodes": 1, "gpus": 0, "cores": 4, "memory_gb": 32, "hours": 24}, 384),
+    (Billing("CPU-core-hours", per_slice=1, slice_cores=1),
+     {"nodes": 1, "gpus": 0, "cores": 32, "memory_gb": 0, "hours": 2}, 64),
+])
+def test_documented_billing(rule, job, expected):
+    assert rule.cost(**job) == expected
+
+
+def test_lumi_profile_bills_as_documented():
+    profile = load("lumi")
+    full = request(profile, {"nodes": 4, "ranks_per_node": 8, "time_minutes": 1440})
+    assert (full.partition, cost(profile, full)) == ("standard-g", 384)
+    two = request(profile, {"nodes": 1, "ranks_per_node": 2, "time_minutes": 1440})
+    assert (two.partition, cost(profile, two)) == ("small-g", 24)
+
+
+def test_parameters_of_a_known_model():
+    assert parameters(LATXA_8B) == pytest.approx(8.03e9, rel=0.001)
+
+
+@pytest.mark.parametrize("site", ["leonardo", "marenostrum5", "lumi", "generic"])
+@pytest.mark.parametrize("batch", [16, 64, 128, 256])
+def test_global_batch_is_kept_on_every_site(site, batch):
+    size = parameters(LATXA_8B)
+    layout = fit(load(site), batch, Shape(size, size, 4096, 32, 128256), tokens=4096)
+    assert layout.nodes * layout.ranks_per_node * layout.micro_batch * layout.accumulation == batch
+    assert layout.ranks_per_node <= load(site).node.gpus
+
+
+def test_connector_alone_needs_one_gpu():
+    size = parameters(LATXA_8B)
+    assert fit(load("leonardo"), 128, Shape(size, 2e7, 4096, 32, 128256), 4096).nodes == 1
+
+
+@pytest.mark.parametrize("what, words", [
+    (lambda: load("leonrdo"), "choose local, generic, leonardo"),
+    (lambda: request(load("virtual"), {"time_minutes": 1}), "signal margin"),
+    (lambda: request(load("leonardo"), {"nodes": 65}), "no partition takes 65 nodes"),
+    (lambda: request(load("leonardo"), {"ranks_per_node": 5}), "5 ranks per node"),
+    (lambda: Profile(name="x", gres="gpu"), "choose gpus-per-node"),
+    (lambda: fit(load("leonardo"), 7, Shape(8e10, 8e10, 8192, 80, 128256), 4096), "do not fit"),
+])
+def test_mistakes_are_said(what, words):
+    with pytest.raises(UserError, match=words):
+        what()
+
+
+def test_own_profile_inherits(tmp_path):
+    (tmp_path / "ours.yaml").write_text("inherit: leonardo\naccount: \"${BEGIRA_TEST_ACCOUNT}\"\nminutes: 60\n")
+    profile = load(str(tmp_path / "ours.yaml"))
+    assert (profile.name, profile.minutes, profile.node.gpus, profile.account) == ("ours", 60, 4, "")
+    (tmp_path / "ours.yaml").write_text("inherit: leonardo\nminuts: 60\n")
+    with pytest.raises(UserError, match="did you mean 'minutes'"):
+        load(str(tmp_path / "ours.yaml"))
