@@ -4,6 +4,7 @@ import pytest
 import torch
 from seeing import COLOURS, build, colour_pixels, parts_in
 
+from benchmarks.choice import measure
 from core.encode import Encoder
 from core.likelihood import Choice, image_features, option_scores
 
@@ -61,3 +62,9 @@ def test_an_answer_is_tokenised_as_in_training(model):
     record = {"id": "x", "turns": {"en": turns}}
     ids = encoder.lengths([record], "en", [1])[0][0]
     assert ids == len(encoder.prompt(QUESTION)) + len(encoder.answer(QUESTION, "a cat"))
+
+
+def test_four_options_cost_far_less_than_four_prompts():
+    found = measure(options=4, prompt=96, questions=16, repeats=4)
+    assert found["difference"] < 1e-5
+    assert found["ratio"] >= 2.5
