@@ -87,7 +87,7 @@ class Pack:
     """Samples of a window are laid into packs of nearly equal cost; a global batch is a number of packs."""
 
     tokens: int = 2048               # tokens per pack, on average over a window
-    window: int = 4                  # global batches that are packed together
+    window: int = 1                  # global batches that are packed together; 1 keeps every share exact at every step
     max_tokens: int = 2048           # a single sample longer than this is cut at its end
     images: int = 16                 # images per pack, on average at most
 

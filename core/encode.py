@@ -1,16 +1,17 @@
 """One sample in one language -> token ids, the mask of what carries loss, and pixels.
 
     encoder = Encoder(tokenizer, image_processor=None, image_tokens=0, max_tokens=2048, supervise="assistant")
-    encoded = encoder.encode(record, "eu", image_bytes)      # Encoded(ids int64 [n], supervised bool [n], pixels | None)
+    encoded = encoder.encode(record, "eu", image_bytes)      # Encoded(ids int64 [n], supervised bool [n], pixels)
     tokens, loss = encoder.lengths(records, "eu", images)    # the same lengths for many records at once, int32 [m]
     encoder.key                                              # hash of all that a length depends on
 
-The text is what the tokenizer's chat template renders (with a fixed date: templates that print today's would change the data
-every day). The template is rendered once per shape of conversation, with markers in place of the turns' words; so the
-span of every turn is known exactly, and the mask comes from character offsets, not from tokenising turns apart. Loss falls on
-the assistant's words and the token that ends its turn (supervise="all": on every token). A record with a single
-assistant turn and nothing else is plain text: beginning-of-text, words, end-of-text, without template.
-`<image>` is one token in the text and `image_tokens` in the ids. Raises core.shards.Corrupt for what cannot be encoded.
+The text is what the tokenizer's chat template renders (with a fixed date: templates that print today's would change
+the data every day). The template is rendered once per shape of conversation, with markers in place of the turns'
+words; so the span of every turn is known exactly, and the mask comes from character offsets, not from tokenising
+turns apart. Loss falls on the assistant's words and the token that ends its turn (supervise="all": on every token). A
+record with a single assistant turn and nothing else is plain text: beginning-of-text, words, end-of-text, without
+template. `<image>` is one token in the text and `image_tokens` in the ids. Raises core.shards.Corrupt for what cannot
+be encoded.
 """
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A rendered conversation without its words: text before turn i is pieces[i]; `ends[i]` characters of the piece after
-    it belong to turn i (its end-of-turn token)."""
+    """A rendered conversation without its words: the text before turn i is pieces[i]; `ends[i]` characters of the piece
+    after it belong to turn i (its end-of-turn token)."""
 
     pieces: tuple[str, ...]
     answers: tuple[bool, ...]
@@ -73,7 +74,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, image_processor: Any = None, image_tokens: int = 0, max_tokens: int = 2048,
                  supervise: str = "assistant", date: str = DATE):
         if not getattr(tokenizer, "is_fast", False):
-            raise UserError(f"the tokenizer {type(tokenizer).__name__} is not a fast one (tokenizer.json): convert it first")
+            raise UserError(f"tokenizer {type(tokenizer).__name__} is no fast one (tokenizer.json): convert it first")
         if supervise not in ("assistant", "all"):
             raise UserError(f"mixture.supervise is '{supervise}': choose assistant or all")
         self.tokenizer, self.image_tokens, self.max_tokens = tokenizer, image_tokens, max_tokens
@@ -114,7 +115,7 @@ class Encoder:
     def answer(self, question: str, answer: str) -> np.ndarray:
         """Ids int64 [n] of an answer behind `prompt(question)`, its end of turn included, exactly as in training.
 
-        Raises ValueError if the tokenizer joins the end of the prompt and the beginning of the answer into one token."""
+        Raises ValueError if the tokenizer joins the end of the prompt and the beginning of the answer."""
         shape = self._known(("user", "assistant"), [question.strip(), "-"])
         head = f"{shape.pieces[0]}{question.strip()}{shape.pieces[1]}"
         before = self._backend.encode(head, add_special_tokens=False).ids
@@ -145,7 +146,8 @@ class Encoder:
             rows.append(row)
             texts.append(text)
             spans.append(span)
-        for row, coded, span in zip(rows, self._backend.encode_batch(texts, add_special_tokens=False), spans, strict=True):
+        codes = self._backend.encode_batch(texts, add_special_tokens=False)
+        for row, coded, span in zip(rows, codes, spans, strict=True):
             try:
                 ids, supervised = self._finish(coded, span, records[row])
             except Corrupt:
@@ -188,7 +190,7 @@ class Encoder:
         ends = tuple(self._end_of_turn(piece) for piece in pieces[1:])
         shape = _Shape(tuple(pieces), tuple(r == "assistant" for r in roles), ends)
         if shape.fill(words)[0] != self._template(roles, words):
-            raise UserError("the tokenizer's chat template changes what a turn says: use one that prints turns as they are")
+            raise UserError("the tokenizer's chat template changes what a turn says: use one that prints it as it is")
         return shape
 
     def _template(self, roles: Sequence[str], words: Sequence[str]) -> str:
@@ -196,14 +198,15 @@ class Encoder:
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, date_string=self.date)
         except Exception as error:  # a template's own refusal, e.g. of a role or an order of roles
-            raise UserError(f"the tokenizer's chat template cannot print turns of {', '.join(roles)}: {error}") from error
+            raise UserError(f"the chat template cannot print turns of {', '.join(roles)}: {error}") from error
 
     def _end_of_turn(self, piece: str) -> int:
         """Length of `piece` up to and including its first special token; 0 if it has none."""
         found = [(piece.find(s), len(s)) for s in self._specials if s in piece]
         return sum(min(found, key=lambda f: (f[0], -f[1]))) if found else 0
 
-    def _finish(self, coded: Any, spans: list[tuple[int, int]], record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _finish(self, coded: Any, spans: list[tuple[int, int]], record: dict[str, Any]
+                ) -> tuple[np.ndarray, np.ndarray]:
         ids = np.array(coded.ids, np.int64)
         if self.supervise == "all":
             supervised = np.ones(len(ids), bool)
@@ -222,7 +225,7 @@ class Encoder:
         return ids, supervised
 
     def _expand(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Ids with `image_tokens` placeholders per image, and how often each id was repeated (None without an image)."""
+        """Ids with `image_tokens` placeholders per image, and how often each id stands (None without an image)."""
         if self.image_id is None or not (place := ids == self.image_id).any():
             return ids, None
         times = np.where(place, self.image_tokens, 1)

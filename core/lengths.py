@@ -1,9 +1,10 @@
 """Token lengths of a subset, counted once per tokenizer and kept beside it, and the pools of a mixture made from them.
 
-    data/<name>/<subset>/lengths-<encoder key>.npz           tokens_<language>, loss_<language>: int32 [samples]; data: the
-                                                             fingerprint of the shards they were counted on
+    data/<name>/<subset>/lengths-<encoder key>.npz      tokens_<language>, loss_<language>: int32 [samples]; data: the
+                                                        fingerprint of the shards they were counted on
 Any number of processes may count at the same time: each writes a complete file and renames it, all of them the same.
-A file of another tokenizer, template, cut or number of image tokens has another name; one of other shards is counted anew.
+A file of another tokenizer, template, cut or number of image tokens has another name; one of other shards is counted
+anew.
 """
 from __future__ import annotations
 

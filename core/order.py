@@ -1,11 +1,11 @@
 """The order of the samples of one stream, addressable anywhere without walking there.
 
-A stream is one language of one pool of samples, repeated for as long as it is read: epoch after epoch, each a permutation
-of its own. The permutation shuffles blocks of neighbouring samples and then the samples inside groups of blocks, so that
-what is read at one time lies close together on disk, and only one group (some thousand samples) is ever made. Sums per
-block are kept; from them any position (by units: samples, tokens or loss tokens) is found by bisection, also after 10^9
-samples. All keys come from one 64-bit mixing function: the same on every machine and with every version of numpy.
-Not here: how streams are merged (core.mixture).
+A stream is one language of one pool of samples, repeated for as long as it is read: epoch after epoch, each a
+permutation of its own. The permutation shuffles blocks of neighbouring samples and then the samples inside groups of
+blocks, so that what is read at one time lies close together on disk, and only one group (some thousand samples) is
+ever made. Sums per block are kept; from them any position (by units: samples, tokens or loss tokens) is found by
+bisection, also after 10^9 samples. All keys come from one 64-bit mixing function: the same on every machine and with
+every version of numpy. Not here: how streams are merged (core.merge).
 """
 from __future__ import annotations
 
@@ -31,11 +31,6 @@ def mix(values: np.ndarray | int, *keys: int) -> np.ndarray:
             x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             x = x ^ (x >> np.uint64(31))
     return x
-
-
-def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """u(id, seed) in [0, 1) from the hashes of the ids."""
-    return (mix(hashes, seed, 1) >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
 
 
 @dataclass
@@ -68,15 +63,14 @@ class _Epoch:
 
 @dataclass
 class Group:
-    """A stretch of the order: pool indices, running sums [m + 1, 4] from the start of the stream, and where it begins."""
+    """A stretch of the order: pool indices [m] and running sums [m + 1, 4] from the start of the stream."""
 
     index: np.ndarray
     sums: np.ndarray
-    epoch: int
 
 
 class Stream:
-    """Endless order over `full` (`epochs` times), then `rest` once (the part of an unfinished epoch), then `full` again.
+    """Endless order: `full` (`epochs` times), then `rest` once (the part of an unfinished epoch), then `full` again.
 
     `unit` is the column that positions count; `name` = (source, language, modality)."""
 
@@ -99,7 +93,8 @@ class Stream:
         epoch = int(position // total)
         if self.rest is not None and epoch >= self.epochs:
             start, part = self.epochs * total, int(self.rest.total[column])
-            epoch = self.epochs if position < start + part else self.epochs + 1 + int((position - start - part) // total)
+            later = self.epochs + 1 + int((position - start - part) // total)
+            epoch = self.epochs if position < start + part else later
         return epoch
 
     def locate(self, position: float, column: int) -> Group:
@@ -110,41 +105,30 @@ class Stream:
         group = int(np.searchsorted(epoch.before[:, column], local, side="right")) - 1
         return self._group(number, min(max(group, 0), len(epoch.before) - 2))
 
-    def coarse(self, position: float) -> np.ndarray:
-        """Columns summed up to `position` units, straight lines inside a group: near `sums`, and cheap everywhere."""
-        number = self.epoch_of(position, self.unit)
-        epoch, base = self._epoch(number), self.before(number)
-        knots = epoch.before[:, self.unit]
-        return base + np.array([np.interp(position - base[self.unit], knots, epoch.before[:, c]) for c in range(COLUMNS)])
-
-    def sums(self, position: float) -> np.ndarray:
-        """Columns summed over the samples whose middle lies at or before `position` units; [SAMPLES] is their number."""
+    def count(self, position: float) -> int:
+        """Number of samples that end at or before `position` units."""
         if position <= 0:
-            return np.zeros(COLUMNS, np.int64)
+            return 0
         group = self.locate(position, self.unit)
-        running = group.sums[:, self.unit]
-        count = np.searchsorted(running[1:] + running[:-1], 2.0 * position, side="right")
-        return group.sums[count]
+        place = int(np.searchsorted(group.sums[1:, self.unit], position, side="right"))
+        return int(group.sums[place, SAMPLES])
 
     def at(self, count: int) -> np.ndarray:
         """Columns summed over the first `count` samples."""
         group = self.locate(count, SAMPLES)
         return group.sums[count - group.sums[0, SAMPLES]]
 
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples `start` to `stop` of the stream: pool indices [m], running sums [m + 1, 4], epoch of each [m]."""
-        index, sums, epochs, position = [], [self.at(start)[None]], [], start
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `start` to `stop` of the stream: pool indices [m], running sums [m + 1, 4]."""
+        index, sums, position = [np.zeros(0, np.int64)], [self.at(start)[None]], start
         while position < stop:
             group = self.locate(position, SAMPLES)
             first = position - int(group.sums[0, SAMPLES])
             last = min(len(group.index), first + stop - position)
             index.append(group.index[first:last])
             sums.append(group.sums[first + 1:last + 1])
-            epochs.append(np.full(last - first, group.epoch, np.int32))
             position += last - first
-        if not index:
-            return np.zeros(0, np.int64), sums[0], np.zeros(0, np.int32)
-        return np.concatenate(index), np.concatenate(sums), np.concatenate(epochs)
+        return np.concatenate(index), np.concatenate(sums)
 
     def members(self, epoch: int) -> Members:
         return self.rest if self.rest is not None and epoch == self.epochs else self.full
@@ -155,7 +139,8 @@ class Stream:
             blocks = np.argsort(mix(np.arange(len(members.blocks)), self.seed, number, 2), kind="stable")
             running = np.cumsum(members.blocks[blocks], axis=0)
             ends = np.minimum(np.arange(members.group, len(blocks) + members.group, members.group), len(blocks))
-            self._epochs[number] = _Epoch(members, blocks, np.vstack([np.zeros((1, COLUMNS), np.int64), running[ends - 1]]))
+            before = np.vstack([np.zeros((1, COLUMNS), np.int64), running[ends - 1]])
+            self._epochs[number] = _Epoch(members, blocks, before)
             _trim(self._epochs)
         return self._epochs[number]
 
@@ -170,7 +155,7 @@ class Stream:
             sums = np.zeros((len(rows) + 1, COLUMNS), np.int64)
             np.cumsum(members.table[rows], axis=0, out=sums[1:])
             sums += self.before(number) + epoch.before[group]
-            self._groups[number, group] = Group(members.index[rows], sums, number)
+            self._groups[number, group] = Group(members.index[rows], sums)
             _trim(self._groups)
         return self._groups[number, group]
 

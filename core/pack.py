@@ -1,75 +1,75 @@
-"""Laying the samples of a window into packs of equal cost and equal make-up. Pure: arrays in, pack numbers out.
+"""Laying the samples of a window into packs of equal cost. Pure: arrays in, pack numbers out.
 
-`assign` deals every stream's samples round by round, longest to the pack that is lightest so far, so that every pack holds
-as many samples (and images) of every stream as its neighbours, and then swaps samples between the heaviest and the
-lightest packs. A window has a fixed number of packs, whatever is in it; the order of the samples inside a pack and of the
-packs follows from the input alone. Not here: what a window is (core.mixture), what a pack becomes (core.stream).
+`assign` cuts the window's order into stretches of equal tokens, so that the mixture's shares hold at every pack and
+not only at every window; then it relieves the heaviest pack, again and again, by exchanging samples with others:
+samples of one stream first, which leaves the shares as they are, and if that does not suffice (few long samples to a
+pack) any. A window has a fixed number of packs, whatever is in it. `spread` divides packs among ranks. Not here: what
+a window is (core.mixture), what becomes of a pack (core.stream).
 """
 from __future__ import annotations
 
 import numpy as np
 
-SPREAD = 0.01            # swapping ends when the heaviest pack is within this share of the mean
-SWAPS = 8                # swaps per pack at most
+SPREAD = (0.01, 0.04)    # exchanges end when the heaviest pack is this close to the mean: inside streams, then any
+SWAPS = 8                # exchanges per pack at most
 
 
 def assign(stream: np.ndarray, tokens: np.ndarray, images: np.ndarray, packs: int) -> np.ndarray:
-    """Pack number in [0, packs) of every sample [n]. `stream` groups samples that should be spread evenly."""
-    order = np.lexsort((np.arange(len(tokens)), -tokens, stream, images == 0))
-    loads = np.zeros(packs, np.int64)
-    result = np.zeros(len(tokens), np.int64)
-    rounds, rest = _rounds(order, stream, packs)
-    # what does not fill a round goes first, one sample to a pack in turn: images never differ by more than one there
-    turn = np.argsort(_reversed_bits(packs), kind="stable")
-    places = turn[np.arange(len(rest)) % packs]
-    result[rest] = places
-    np.add.at(loads, places, tokens[rest])
-    rounds.sort(key=lambda members: int(tokens[members[-1]]) - int(tokens[members[0]]))  # widest first
-    for members in rounds:
-        places = np.argsort(loads, kind="stable")
-        result[members] = places
-        loads[places] += tokens[members]
-    _swap(result, loads, stream, tokens, images)
+    """Pack number in [0, packs) of every sample [n] of a window, given in the mixture's order."""
+    running = np.cumsum(tokens)
+    middle = running - tokens / 2
+    result = np.minimum((middle * packs / max(int(running[-1]), 1)).astype(np.int64), packs - 1)
+    _exchange(result, stream, tokens, images, packs, SPREAD[0], across=False)
+    for slack in (0, 1):
+        _exchange(result, stream, tokens, images, packs, SPREAD[1], across=True, slack=slack)
     return result
 
 
-def _rounds(order: np.ndarray, stream: np.ndarray, packs: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Per stream, longest first: whole rounds of `packs` samples, and an evenly spaced remainder."""
-    rounds, rest = [], []
-    breaks = np.flatnonzero(np.diff(stream[order])) + 1
-    for members in np.split(order, breaks):
-        extra = len(members) % packs
-        spaced = np.zeros(len(members), bool)
-        spaced[((np.arange(extra) + 0.5) * len(members) / max(extra, 1)).astype(int)] = True
-        rest.append(members[spaced])
-        rounds += list(members[~spaced].reshape(-1, packs))
-    return rounds, np.concatenate(rest) if rest else order[:0]
+def spread(tokens: np.ndarray, images: np.ndarray, parts: int) -> list[list[int]]:
+    """Divide packs [n], given their tokens and images, into `parts` groups of n / parts whose costs (share of tokens
+    + share of images) are nearly equal: the packs of a step over the ranks. Indices of each group."""
+    cost = tokens / max(tokens.mean(), 1) + (images / images.mean() if images.any() else 0)
+    loads, groups = np.zeros(parts), np.empty(len(tokens), np.int64)
+    for members in np.argsort(-cost, kind="stable").reshape(-1, parts):
+        places = np.argsort(loads, kind="stable")
+        groups[members] = places
+        loads[places] += cost[members]
+    return [np.flatnonzero(groups == part).tolist() for part in range(parts)]
 
 
-def _reversed_bits(n: int) -> np.ndarray:
-    """0 .. n-1 read backwards as binary fractions: any stretch of that order is spread over the whole."""
-    bits = max(1, int(n - 1).bit_length())
-    return sum(((np.arange(n) >> b) & 1) << (bits - 1 - b) for b in range(bits))
+def _exchange(result: np.ndarray, stream: np.ndarray, tokens: np.ndarray, images: np.ndarray, packs: int,
+              spread: float, across: bool, slack: int = 0) -> None:
+    """Relieve the heaviest pack, in place, until it is light enough or nothing helps: one of its samples goes to
+    another pack, against a smaller one of that pack, or (`across` streams) against any smaller one or none.
 
-
-def _swap(result: np.ndarray, loads: np.ndarray, stream: np.ndarray, tokens: np.ndarray, images: np.ndarray) -> None:
-    """Swap pairs between the heaviest and the lightest pack, in place, while that helps; first inside a stream."""
-    packs, mean = len(loads), loads.mean()
-    for same in (stream, images):
-        for _ in range(SWAPS * packs):
-            heavy, light = int(loads.argmax()), int(loads.argmin())
-            if max(loads[heavy] - mean, mean - loads[light]) <= SPREAD * mean:
-                return
-            a, b = np.flatnonzero(result == heavy), np.flatnonzero(result == light)
-            if not len(a) or not len(b):
-                break
-            gain = tokens[a][:, None] - tokens[b][None, :]
-            gain = np.where(same[a][:, None] == same[b][None, :], gain, 0)
-            left = np.abs(loads[heavy] - loads[light] - 2 * gain)
-            best = int(left.argmin())
-            if left.flat[best] >= loads[heavy] - loads[light]:
-                break
-            i, j = a[best // len(b)], b[best % len(b)]
-            result[i], result[j] = light, heavy
-            loads[heavy] -= gain.flat[best]
-            loads[light] += gain.flat[best]
+    No exchange takes a pack's images further from the even share than `slack`."""
+    n = len(tokens)
+    loads, held = (np.bincount(result, a, packs).astype(np.int64) for a in (tokens, images))
+    least, most = held.sum() // packs - slack, -(-held.sum() // packs) + slack
+    place = np.concatenate([result, np.arange(packs)])             # behind the samples stands one nothing per pack
+    size, pictures, kind = (np.concatenate([a, np.full(packs, v)]) for a, v in ((tokens, 0), (images, 0), (stream, -1)))
+    for _ in range(SWAPS * packs):
+        heavy = int(loads.argmax())
+        if loads[heavy] <= (1 + spread) * loads.mean():
+            break
+        mine = np.flatnonzero(place[:n] == heavy)
+        gain, moved = size[mine][:, None] - size, pictures[mine][:, None] - pictures
+        after = np.maximum(loads[heavy] - gain, loads[place] + gain).astype(float)
+        there, here = held[place] + moved, held[heavy] - moved
+        uneven = (moved > 0) & ((there > most) | (here < least)) | (moved < 0) & ((there < least) | (here > most))
+        after[uneven] = np.inf
+        after[:, place == heavy] = np.inf
+        if not across:
+            after[stream[mine][:, None] != kind] = np.inf
+        best = int(after.argmin())
+        if after.flat[best] >= loads[heavy]:
+            break
+        i, j = int(mine[best // len(size)]), best % len(size)
+        other, tokens_moved, images_moved = int(place[j]), int(size[i] - size[j]), int(pictures[i] - pictures[j])
+        place[i] = other
+        if j < n:
+            place[j] = heavy
+        for pack, sign in ((heavy, -1), (other, 1)):
+            loads[pack] += sign * tokens_moved
+            held[pack] += sign * images_moved
+    result[:] = place[:n]

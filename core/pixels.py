@@ -1,8 +1,9 @@
 """Image bytes -> the array that a vision tower reads.
 
-`open_image` is the one way in which begira opens an image (training, encoder stage, evaluation, `ask`): RGB, transparency on
-white. `Pixels` applies a transformers image processor (the PIL kind, no torchvision); an image that already has the
-processor's size takes a short way round it, scale and shift per channel in one numpy expression, with the same result.
+`open_image` is the one way in which begira opens an image (training, encoder stage, evaluation, `ask`): RGB,
+transparency on white. `Pixels` applies a transformers image processor (the PIL kind, no torchvision); an image that
+already has the processor's size takes a short way round it, scale and shift per channel in one numpy expression, with
+the same result.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ MAX_PIXELS = 64 << 20    # more than this is refused before it is decoded
 
 
 def open_image(data: bytes) -> Any:
-    """The PIL image in mode RGB. Raises ValueError or OSError for what is no image, is cut short, or is larger than MAX_PIXELS."""
+    """The PIL image in mode RGB. Raises ValueError or OSError for what is no image, is cut short, or is too large."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(data))
@@ -56,7 +57,8 @@ class Pixels:
         from PIL import Image
 
         noise = np.random.default_rng(0).integers(0, 256, (*self.size, 3), dtype=np.uint8)
-        black, white = (self._full(Image.fromarray(np.full_like(noise, v))).mean((1, 2), keepdims=True) for v in (0, 255))
+        black, white = (self._full(Image.fromarray(np.full_like(noise, value))).mean((1, 2), keepdims=True)
+                        for value in (0, 255))
         scale, shift = ((white - black) / 255).astype(np.float32), black.astype(np.float32)
         expected = self._full(Image.fromarray(noise))
         found = noise.astype(np.float32).transpose(2, 0, 1) * scale + shift

@@ -49,8 +49,8 @@ class DataSet:
         if manifest is None:
             raise UserError(f"no data set in {self.path} (no manifest.json): build it with `begira data build`")
         if manifest.get("schema") != SCHEMA:
-            raise UserError(f"{self.path}/manifest.json has schema {manifest.get('schema')}, this version reads {SCHEMA}: "
-                            "build the data set anew")
+            raise UserError(f"{self.path}/manifest.json has schema {manifest.get('schema')}, this version reads "
+                            f"{SCHEMA}: build the data set anew")
         self.manifest: dict[str, Any] = manifest
         self.name = self.path.name
         self.languages: list[str] = list(manifest["languages"])
@@ -166,7 +166,7 @@ class Subset:
         try:
             descriptor = os.open(self._shards[shard], os.O_RDONLY)
         except FileNotFoundError as error:
-            raise UserError(f"shard {self._shards[shard]} is missing: restore it, or build the data set anew") from error
+            raise UserError(f"shard {self._shards[shard]} is missing: restore it, or build the data anew") from error
         self._open[shard] = descriptor
         if len(self._open) > MAX_OPEN:
             os.close(self._open.popitem(last=False)[1])

@@ -1,9 +1,10 @@
-"""From a mixture to streams: which samples of a source are read in which language, and each stream's share of the whole.
+"""From a mixture to streams: which samples of a source are read in which language, and each stream's share.
 
-Pure functions over arrays. The image-text samples of a source form one pool at every ratio. Ordered by u(id, seed), with those
-that have no target-language text last, its first k samples are read in the target language; k is where their share of the
-mixture's unit comes nearest to the asked ratio. Where fewer samples are asked for than the pool holds (or in the unfinished
-last epoch) a systematic sample along the same order is read, so every ratio reads the same images.
+Pure functions over arrays. The image-text samples of a source form one pool at every ratio. Ordered by u(id, seed),
+with those that have no target-language text last, its first k samples are read in the target language; k is where
+their share of the mixture's unit comes nearest to the asked ratio. Where fewer samples are asked for than the pool
+holds (or in the unfinished last epoch) a systematic sample along the same order is read, so every ratio reads the
+same images.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from core.config import Mixture, Source
 from core.errors import UserError
-from core.order import COLUMNS, IMAGES, LOSS, SAMPLES, TOKENS, Members, Stream, mix, uniform
+from core.order import COLUMNS, IMAGES, LOSS, SAMPLES, TOKENS, Members, Stream, mix
 
 
 @dataclass
@@ -56,32 +57,42 @@ class Pool:
         return table
 
 
-def make_streams(mixture: Mixture, unit: int, pools: Mapping[str, Pool]) -> tuple[list[Stream], list[float], list[bool]]:
-    """Streams, their shares of the whole (sum 1), and whether each belongs to `mixture.sources`.
+@dataclass
+class Share:
+    """A stream and its share of the whole. Streams of one `row` are one source; `counted`: by mixture.samples."""
+
+    stream: Stream
+    share: float
+    row: int
+    counted: bool
+
+
+def make_streams(mixture: Mixture, unit: int, pools: Mapping[str, Pool]) -> list[Share]:
+    """The streams of a mixture; their shares sum to 1.
 
     Raises UserError for shares that make no sense or sources without a sample in the asked language."""
     _check(mixture)
     text_share = _text_share(mixture)
-    streams, shares = [], []
-    for number, (source, share, samples) in enumerate(_wanted(mixture, unit, pools)):
-        for stream, part in _split(mixture, unit, pools[_name(source)], samples, _seed(mixture.seed, number, _name(source))):
-            streams.append(stream)
-            shares.append(share * part * (1 - text_share))
-    counted = [True] * len(streams)
+    result = []
+    for row, (source, share, samples) in enumerate(_wanted(mixture, unit, pools)):
+        parts = _split(mixture, unit, pools[_name(source)], samples, _seed(mixture.seed, row, _name(source)))
+        result += [Share(stream, share * part * (1 - text_share), row, True) for stream, part in parts]
     for language, share in _text_languages(mixture) if text_share else ():
-        sources = [s for s in mixture.text_only.sources if pools[_name(s)].usable(language).any()]
-        if not sources:
-            raise UserError(f"no text-only source has text in '{language}': add one to mixture.text_only.sources")
-        whole = sum(s.weight for s in sources)
-        for number, source in enumerate(sources):
-            pool, index = pools[_name(source)], np.flatnonzero(pools[_name(source)].usable(language))
-            seed = _seed(mixture.seed, number, f"{_name(source)}/{language}")
-            streams.append(_stream(pool, language, index, unit, seed))
-            shares.append(text_share * share * source.weight / whole)
-            counted.append(not mixture.sources)
-    if not streams:
+        result += _text_streams(mixture, unit, pools, language, text_share * share)
+    if not result:
         raise UserError("the mixture is empty: name at least one of mixture.sources or mixture.text_only.sources")
-    return streams, shares, counted
+    return result
+
+
+def _text_streams(mixture: Mixture, unit: int, pools: Mapping[str, Pool], language: str, share: float) -> list[Share]:
+    found = [(row, s, pools[_name(s)]) for row, s in enumerate(mixture.text_only.sources, len(mixture.sources))]
+    found = [(row, s, pool) for row, s, pool in found if pool.usable(language).any()]
+    if not found:
+        raise UserError(f"no text-only source has text in '{language}': add one to mixture.text_only.sources")
+    whole = sum(s.weight for _, s, _ in found)
+    return [Share(_stream(pool, language, np.flatnonzero(pool.usable(language)), unit,
+                          _seed(mixture.seed, row, f"{_name(s)}/{language}")),
+                  share * s.weight / whole, row, not mixture.sources) for row, s, pool in found]
 
 
 def _check(mixture: Mixture) -> None:
@@ -135,7 +146,7 @@ def _mean_units(pool: Pool, mixture: Mixture, unit: int) -> float:
     language = next((k for k in (mixture.base_language, mixture.target_language) if pool.usable(k).any()), None)
     if language is None:
         raise UserError(f"{pool.name} has no usable sample in '{mixture.base_language}' or '{mixture.target_language}'")
-    return float(pool.columns(language, np.flatnonzero(pool.usable(language)))[:, unit].mean())
+    return float(_units(pool, language, np.flatnonzero(pool.usable(language)), unit).mean())
 
 
 def _split(mixture: Mixture, unit: int, pool: Pool, samples: int, seed: int) -> list[tuple[Stream, float]]:
@@ -143,12 +154,12 @@ def _split(mixture: Mixture, unit: int, pool: Pool, samples: int, seed: int) -> 
     base, target, ratio = mixture.base_language, mixture.target_language, mixture.target_ratio
     has_base, has_target = pool.usable(base), pool.usable(target)
     members = np.flatnonzero(has_base | has_target)
-    members = members[np.lexsort((members, uniform(pool.id_hash[members], mixture.seed), ~has_target[members]))]
+    members = members[np.argsort(_rank(pool.id_hash[members], mixture.seed, has_target[members]), kind="stable")]
     epochs, left = divmod(samples, len(members))
     chosen = _systematic(len(members), left)
     times = epochs + chosen
-    units = {k: np.where(ok[members], _units(pool, k, members, unit), 0) for k, ok in ((base, has_base), (target, has_target))}
-    k = _threshold(ratio, np.cumsum(times * units[target]), np.cumsum(times * units[base]), int(has_target[members].sum()))
+    units = {language: times * _units(pool, language, members, unit) for language in (base, target)}
+    k = _threshold(ratio, units[target], units[base], int(has_target[members].sum()))
     parts = []
     for language, rows, part in ((base, slice(k, None), 1 - ratio), (target, slice(0, k), ratio)):
         if part == 0:
@@ -159,17 +170,26 @@ def _split(mixture: Mixture, unit: int, pool: Pool, samples: int, seed: int) -> 
             raise UserError(f"{pool.name} has no sample left to read in '{language}' at target_ratio {ratio}")
         if epochs == 0 and len(rest):
             full, rest = rest, rest[:0]           # less than one epoch: the same images at every ratio
-        parts.append((_stream(pool, language, full, unit, seed, epochs, rest), part, float((times * units[language])[rows].sum())))
+        stream = _stream(pool, language, full, unit, seed, epochs, rest)
+        parts.append((stream, part, float(units[language][rows].sum())))
+    # a finite set cannot meet every ratio exactly: what it gives is asked for if that is less than half a sample off
     whole = sum(amount for *_, amount in parts)
-    # a ratio that the finite set cannot meet exactly is not corrected for where it is less than half a sample off
-    exact = all(abs(amount / whole - part) * whole <= 0.5 * whole / samples for _, part, amount in parts) if whole else False
+    exact = whole > 0 and all(abs(amount - part * whole) <= 0.5 * whole / samples for _, part, amount in parts)
     return [(stream, amount / whole if exact else part) for stream, part, amount in parts]
 
 
+def _rank(hashes: np.ndarray, seed: int, has_target: np.ndarray) -> np.ndarray:
+    """uint64 keys that sort by u(id, seed), what has no target-language text behind all that has."""
+    return (mix(hashes, seed, 1) >> np.uint64(1)) | (~has_target).astype(np.uint64) << np.uint64(63)
+
+
 def _units(pool: Pool, language: str, index: np.ndarray, unit: int) -> np.ndarray:
-    if language not in pool.tokens:
+    """Units of each sample in `language`, int64; 0 where it cannot be read in it."""
+    lengths = (pool.loss if unit == LOSS else pool.tokens).get(language)
+    if lengths is None:
         return np.zeros(len(index), np.int64)
-    return pool.columns(language, index)[:, unit].astype(np.int64)
+    found = lengths[index]
+    return (found > 0).astype(np.int64) if unit == SAMPLES else np.maximum(found, 0).astype(np.int64)
 
 
 def _systematic(n: int, wanted: int) -> np.ndarray:
@@ -179,20 +199,29 @@ def _systematic(n: int, wanted: int) -> np.ndarray:
 
 
 def _threshold(ratio: float, target: np.ndarray, base: np.ndarray, candidates: int) -> int:
-    """How many of the first `candidates` samples are read in the target language; from running sums in either language."""
+    """How many of the first `candidates` samples are read in the target language: where their share of all units comes
+    nearest to `ratio`, at least one and not all. target, base: units of each sample in either language."""
     if ratio in (0, 1) or candidates == 0:
         return candidates if ratio else 0
-    here = np.concatenate([[0], target[:candidates]]).astype(float)
-    there = base[-1] - np.concatenate([[0], base[:candidates]]).astype(float)
-    share = here / np.maximum(here + there, 1)
-    return int(np.clip(np.abs(share - ratio).argmin(), 1, len(target) - 1))
+    here, there, whole = np.cumsum(target[:candidates]), np.cumsum(base[:candidates]), int(base.sum())
+
+    def share(k: int) -> float:
+        part = int(here[k - 1]) if k else 0
+        return part / max(1, part + whole - (int(there[k - 1]) if k else 0))
+
+    low, high = 0, candidates                     # the share grows with k
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if share(middle) < ratio else (low, middle)
+    best = high if share(high) - ratio < ratio - share(low) else low
+    return min(max(best, 1), len(target) - 1)
 
 
 def _stream(pool: Pool, language: str, index: np.ndarray, unit: int, seed: int, epochs: int = 0,
             rest: np.ndarray | Sequence[int] = ()) -> Stream:
     full = Members(index, pool.columns(language, index))
     if full.total[unit] == 0:
-        raise UserError(f"{pool.name} in '{language}' holds nothing that mixture.unit counts: choose unit sample or token")
+        raise UserError(f"{pool.name} in '{language}' holds nothing that mixture.unit counts: choose sample or token")
     part = Members(np.asarray(rest), pool.columns(language, np.asarray(rest))) if len(rest) else None
     return Stream((pool.name, language, pool.modality), full, seed, unit, epochs, part)
 

@@ -2,12 +2,12 @@
 
     plan, subsets = prepare(mixture, pack, global_batch, data_root, encoder)
     loader = Loader(plan, subsets, encoder, rank, world, start_step=0, workers=2, micro_batch=1)
-    for step, micro_batches in enumerate(loader, start_step):      # list[Packed], the same number at every step and rank
+    for step, micro_batches in enumerate(loader, start_step):      # list[Packed], as many at every step and rank
         ...
-What a step holds depends on (plan, rank, world, micro_batch) alone: workers only fetch ahead, and starting at step k needs
-nothing but k. A sample that cannot be read or encoded is replaced in its slot by a one-token document without loss and is
-named in `Packed.corrupt`; `Damage` counts these and says when a run must stop. Not here: the order (core.mixture), shards
-behind a URL or a pipe (core.urls).
+What a step holds depends on (plan, rank, world, micro_batch) alone: workers only fetch ahead, and starting at step k
+needs nothing but k. A sample that cannot be read or encoded is replaced in its slot by a one-token document without
+loss and is named in `Packed.corrupt`; `Damage` counts these and says when a run must stop. Not here: the order
+(core.mixture), shards behind a URL or a pipe (core.urls).
 """
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ import torch
 
 from core.config import Mixture, Pack
 from core.encode import Encoded, Encoder
-from core.errors import UserError
 from core.lengths import open_subsets, pools
-from core.mixture import Item, Plan
+from core.mixture import Item, Plan, check_world
 from core.shards import Corrupt, Subset
 
 IGNORE = -100
@@ -35,10 +34,11 @@ CORRUPT_RUN = 100        # in a row, on one rank
 class Packed:
     """`micro_batch` packs as rows of equal length; the shorter ones end in pad tokens, each a document of its own.
 
-    input_ids, position_ids, labels: int64 [rows, length]. position_ids restart at 0 with every document. labels are aligned:
-    position t predicts labels[t], -100 where nothing is asked; they never reach across documents.
+    input_ids, position_ids, labels: int64 [rows, length]. position_ids restart at 0 with every document. labels are
+    aligned: position t predicts labels[t], -100 where nothing is asked; they never reach across documents.
     pixels: float32 [images, 3, H, W] in the order of the placeholders, or None without an image.
-    streams: int64 [loss_tokens], index into `plan.streams` of every supervised token, in the order of labels[labels != -100].
+    streams: int64 [loss_tokens], index into `plan.streams` of every supervised token, in the order of
+    labels[labels != -100].
     """
 
     input_ids: torch.Tensor
@@ -50,7 +50,7 @@ class Packed:
     tokens: int = 0                                                    # without padding
     loss_tokens: int = 0
     keys: list[str] = field(default_factory=list)                      # "data/subset:key:language", in order
-    corrupt: list[tuple[int, str]] = field(default_factory=list)       # (place in keys, "data/subset:key:language: reason")
+    corrupt: list[tuple[int, str]] = field(default_factory=list)       # (place in keys, "key: reason")
 
     @property
     def samples(self) -> int:
@@ -67,10 +67,9 @@ def prepare(mixture: Mixture, pack: Pack, global_batch: int, data_root: Path | s
 class Reader:
     """Fetches a step of one rank. Lives in the training process or, forked, in every worker."""
 
-    def __init__(self, plan: Plan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int, world: int, micro_batch: int):
-        if plan.global_batch % (world * micro_batch):
-            raise UserError(f"train.global_batch {plan.global_batch} is not a multiple of {world} ranks x runtime.micro_batch "
-                            f"{micro_batch}: change one of them")
+    def __init__(self, plan: Plan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int, world: int,
+                 micro_batch: int):
+        check_world(plan.global_batch, world, micro_batch)
         self.plan, self.subsets, self.encoder = plan, subsets, encoder
         self.rank, self.world, self.micro_batch = rank, world, micro_batch
 
@@ -79,7 +78,7 @@ class Reader:
 
     def __getitem__(self, step: int) -> list[Packed]:
         """The micro-batches of this rank at `step`."""
-        packs = self.plan.batch(step)[self.rank::self.world]
+        packs = self.plan.rank_batch(step, self.rank, self.world)
         self._announce(packs)
         rows = [packs[i:i + self.micro_batch] for i in range(0, len(packs), self.micro_batch)]
         return [collate([[self._fetch(item) for item in pack] for pack in row], self.encoder.pad_id) for row in rows]
@@ -178,7 +177,7 @@ def _one_thread(_: int) -> None:
 
 
 class Damage:
-    """Counts broken samples of this rank and decides, from sums over all ranks, when the data is too broken to go on."""
+    """Counts broken samples of this rank and says, from sums over all ranks, when the data is too broken to go on."""
 
     def __init__(self) -> None:
         self.samples = self.corrupt = self.run = self.longest = 0

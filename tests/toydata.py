@@ -1,4 +1,4 @@
-"""Small data sets for tests, written in the real format by the real writer, and a tokenizer with a Llama-3 style template."""
+"""Small data sets for tests, written in the real format by the real writer, and a tokenizer with a chat template."""
 from __future__ import annotations
 
 import io
@@ -10,8 +10,9 @@ import numpy as np
 from data_tools.dataset import Sample, building
 from data_tools.shards import Limits
 
-WORDS = {"en": "the a red blue green small big cat dog house tree boat sun moon star fish bird road hill river".split(),
-         "eu": "gorri urdin berde txiki handi katu txakur etxe zuhaitz itsasontzi eguzki ilargi izar arrain txori".split()}
+_WORDS = {"en": "the a red blue green small big cat dog house tree boat sun moon star fish bird road hill river",
+          "eu": "gorri urdin berde txiki handi katu txakur etxe zuhaitz itsasontzi eguzki ilargi izar arrain txori"}
+WORDS = {language: words.split() for language, words in _WORDS.items()}
 QUESTIONS = {"en": "What is this?", "eu": "Zer da hau?"}
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -38,8 +39,9 @@ def sentence(rng: np.random.Generator, language: str, longest: int = 12) -> str:
 def image_sample(i: int, target: bool = True, longest: int = 12, name: str = "image") -> Sample:
     """Image, question and answer in English and, if `target`, Basque."""
     rng = np.random.default_rng(i)
+    languages = ("en", "eu") if target else ("en",)
     turns = {k: [{"role": "user", "content": f"{QUESTIONS[k]}\n<image>"},
-                 {"role": "assistant", "content": sentence(rng, k, longest)}] for k in (("en", "eu") if target else ("en",))}
+                 {"role": "assistant", "content": sentence(rng, k, longest)}] for k in languages}
     return Sample({"id": f"{name}/{i}", "source": "test", "license": "CC0", "turns": turns, "meta": {}}, picture(i))
 
 
