@@ -97,6 +97,8 @@ class Driver:
         self._reread(run.id for run in self.study.runs if run.id in self.jobs or everything)
         for id_, job in self.jobs.items():
             record = self.records.get(id_)
+            if record:
+                job.see(record, time.time())
             if record and record.request.get("kind") == "cancel":
                 job.ask_to_stop(signal.SIGUSR2 if record.request.get("save", True) else signal.SIGKILL, "cancelled")
         self.view.update(rows(self.study.runs, self.records, current, time.time()))

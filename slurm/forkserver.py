@@ -7,6 +7,7 @@ whatever, it dies, and every rank with it (PR_SET_PDEATHSIG): a killed driver le
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import json
 import os
@@ -101,8 +102,16 @@ def _rank(request: dict[str, Any], server: int) -> int:
     from experiments.execute import execute
 
     stop.install()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-    return execute(request["run_dir"])
+    stacks = f"{request['log'].removesuffix('.log')}_rank{int(request['env']['RANK']):04d}.stacks"
+    with open(stacks, "a", encoding="utf-8") as stream:
+        faulthandler.register(signal.SIGUSR1, file=stream, all_threads=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+        try:
+            return execute(request["run_dir"])
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+            if not os.path.getsize(stacks):
+                os.unlink(stacks)
 
 
 def _reap(children: dict[int, str], answers: int) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.files import write_json
 from experiments.expand import Desired
+from experiments.store import Stored
+from slurm.job import free_port
+from slurm.watch import DUMP_SECONDS, PATIENCE, Progress
 
 # Imported once by the server for stages of `core`; what is missing here is merely imported by each rank.
 HEAVY = ("torch", "transformers", "transformers.models.llama.modeling_llama", "transformers.models.clip.modeling_clip",
@@ -82,6 +85,9 @@ class Job:
     first_exit: float = 0.0
     limit: float = 0.0                                      # seconds it may run; 0: no limit
     margin: float = 0.0                                     # seconds before the limit at which it is asked to save
+    hangs: float = 0.0                                      # when it was found to hang
+    progress: Progress = field(default_factory=lambda: Progress(
+        patience=float(os.environ.get("BEGIRA_HANG_PATIENCE") or PATIENCE)))
 
     @property
     def over(self) -> bool:
@@ -121,30 +127,29 @@ class Job:
         self.ended = self.ended or cause
         self.send(signal.SIGKILL)
 
+    def see(self, record: Stored, now: float) -> None:
+        """Take the run's heartbeat; a run whose step stands still writes the stacks of its ranks and is then killed."""
+        own = record.attempts and record.attempts[-1].record.get("launch") == self.launch
+        if not own or record.heartbeat.get("attempt") != record.attempts[-1].number or self.hangs or self.asked:
+            return
+        waited = self.progress.see(record.heartbeat, now)
+        if waited is not None:
+            self.hangs = now
+            beat = {key: record.heartbeat.get(key) for key in ("step", "phase", "attempt")}
+            write_json(self.path / "attempts" / f"{self.number:04d}.hang.json", {**beat, "waited": waited, "time": now})
+            self.send(signal.SIGUSR1)
+
     def watch(self, now: float) -> None:
         """Time limit, ranks that outlive a failed one, and runs that do not stop when asked."""
         if self.limit and now > self.started + self.limit:
             self.kill("time_limit")
         elif self.limit and now > self.started + self.limit - self.margin:
             self.ask_to_stop(signal.SIGUSR2, "time_limit")
+        if self.hangs and now > self.hangs + DUMP_SECONDS:
+            self.kill("hang")
         failed = any(code not in (0, 75) for code in self.codes.values())
         if self.first_exit and failed and now > self.first_exit + GRACE_BAD_EXIT:
             self.send(signal.SIGKILL)
         stopped = 75 in self.codes.values() and now > self.first_exit + GRACE_STOP
         if stopped or (self.asked and now > self.asked + GRACE_STOP):
             self.send(signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago, below the range that outgoing connections take."""
-    import random
-
-    for _ in range(100):
-        port = random.SystemRandom().randrange(10000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-    raise RuntimeError("no free port between 10000 and 32000")

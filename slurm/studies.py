@@ -65,7 +65,7 @@ def look(study: Study, backend: Backend, everything: bool = True) -> Look:
     records = store.read_study(study.name) if everything else store.read_runs(study.runs)
     runs = list(study.runs)
     for record in records.values():
-        if record.id not in study.by_id:
+        if record.id not in study.by_id and (record.attempts or record.done):
             runs.append(store.desired_of(record))
     seen = backend.observe(study.name, list(records.values()))
     return Look(study, runs, records, statuses(runs, records, seen, time.time()))

@@ -93,7 +93,13 @@ class View:
 
     def _picture(self, table: Sequence[Row]) -> Group:
         active = [row for row in table if row.state in ("running", "starting", "stale")]
-        parts = [status_table(active), Text(f"{self.title}: {summary(table)}", style="bold")]
+        shown = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("run", "phase", "step", "to go", "loss", "tokens/s"):
+            shown.add_column(title, justify="left" if title in ("run", "phase") else "right", no_wrap=True)
+        for row in active:
+            shown.add_row(row.name, Text(row.reason or row.state, style=_COLOURS[row.state]), _steps(row),
+                          duration(row.eta), _number(row.loss), _whole(row.tokens_per_second))
+        parts = [shown, Text(f"{self.title}: {summary(table)}", style="bold")]
         if self.remark:
             parts.append(Text(self.remark, style="yellow"))
         return Group(*parts)

@@ -91,3 +91,16 @@ def test_code_errors_are_never_retried(tmp_path):
     assert len(begira.attempts("finetune/*")) == 1
     journal = [json.loads(line) for line in (begira.runs / "tiny" / "journal.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "submit" for event in journal) == 1
+
+
+def test_hang_is_found_and_the_run_goes_on(tmp_path):
+    """A rank that sleeps: its stacks are stored, it is killed and run again. A healthy slow run is left alone."""
+    begira = Begira(tmp_path)
+    begira.environment["BEGIRA_HANG_PATIENCE"] = "1.5"
+    begira("submit", TINY, "target_ratio=0", "backbone=llama", "finetune.fail={kind: hang, step: 1, attempts: 1}",
+           "llama.delay=0.4")
+    first, second = begira.attempts("finetune/*")
+    assert (first["outcome"], first["cause"]) == ("lost", "hang") and second["first_step"] == 1
+    (stacks,) = begira.runs.glob("tiny/finetune/*/logs/*.stacks")
+    assert "_misbehave" in stacks.read_text()
+    assert len(begira.attempts("llama/*")) == 1
