@@ -27,7 +27,7 @@ COLUMNS = {"item": "string", "subset": "string", "task": "string", "kind": "stri
            "prompt": "string", "options": "list<string>", "references": "list<string>", "answer": "int32",
            "scores": "list<double>", "scores_blank": "list<double>", "tokens": "list<int32>", "prediction": "string",
            "predicted": "int32", "correct": "bool", "correct_uncalibrated": "bool", "exact": "bool", "chrf": "double",
-           "language_detected": "string", "status": "string", "error": "string"}
+           "score": "double", "language_detected": "string", "status": "string", "error": "string"}
 _BLANK_PART = 1024       # (prompt, option) pairs that are scored together on the blank image
 
 
@@ -114,7 +114,7 @@ def blank_pairs(questions: Sequence[Question], languages: Sequence[str]) -> list
 def finish(run: Run, config: EvaluateConfig, work: Work) -> dict[str, Any]:
     """Judge the rows, write items.parquet, return what becomes result.json; the units' files are no longer needed."""
     raw = work.rows()
-    free = any(row["kind"] == "generate" for row in raw)
+    free = any(row["kind"] != "choice" for row in raw)
     identifier = LanguageIdentifier(config.languages, texts_by_language(raw)) if free else None
     rows = judge(raw, work.blank_scores(), identifier)
     run.check_fence()

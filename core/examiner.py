@@ -173,7 +173,7 @@ def describe(question: Question, language: str) -> Row:
     """The row of an item before it has been asked."""
     record, meta = question.record, question.meta
     options = record.get("options")
-    references = record.get("references")
+    references, accepted = record.get("references"), record.get("accepted")
     prompt = record.get("prompt")
     answer = record.get("answer")
     return {"item": question.id, "subset": question.subset.subset, "task": question.task, "kind": question.kind,
@@ -183,6 +183,7 @@ def describe(question: Question, language: str) -> Row:
             "prompt": str(prompt.get(language, "")) if isinstance(prompt, dict) else "",
             "options": list(options.get(language) or ()) if isinstance(options, dict) else [],
             "references": list(references.get(language) or ()) if isinstance(references, dict) else [],
+            "accepted": list(accepted.get(language) or ()) if isinstance(accepted, dict) else [],
             "answer": answer if isinstance(answer, int) else -1, "scores": [], "scores_blank": [], "tokens": [],
             "prediction": "", "status": "ok", "error": ""}
 

@@ -17,7 +17,7 @@ from core.config import Task
 from core.errors import UserError
 from core.shards import Corrupt, Subset, open_subset
 
-KINDS = ("choice", "generate")
+KINDS = ("choice", "generate", "vqa", "yes_no")
 
 
 @dataclass
@@ -63,7 +63,7 @@ def select(tasks: Sequence[Task], data_root: Path | str, generate: bool = True) 
             has = ", ".join(sorted(filter(None, known)))
             raise UserError(f"{subset.name} has no task '{missing[0]}': it has {has}")
         for question in limited(questions, task):
-            if generate or question.kind != "generate":
+            if generate or question.kind == "choice":
                 chosen[subset.name, question.position] = question
     return sorted(chosen.values(), key=lambda q: (q.subset.name, str(q.meta.get("style", "")), _concept(q), q.id))
 
@@ -90,12 +90,15 @@ def units(questions: Sequence[Question], size: int) -> list[list[Question]]:
 
 
 def check(record: dict[str, Any], language: str) -> None:
-    """Raise ValueError, saying what is wrong, for an item that cannot be asked in `language`."""
+    """Raise ValueError, saying what is wrong, for an item that cannot be asked in `language`.
+
+    choice: options, the right one is `answer`. generate: references. vqa: references are the annotators' answers, and
+    `accepted` may list forms that count in full. yes_no: options are the words for yes and for no, in this order."""
     if record.get("kind") not in KINDS:
         raise ValueError(f"unknown kind '{record.get('kind')}'")
     if not isinstance(record.get("prompt", {}).get(language), str):
         raise ValueError(f"no prompt in '{language}'")
-    if record["kind"] == "choice":
+    if record["kind"] in ("choice", "yes_no"):
         options = record.get("options", {}).get(language)
         if not options or not isinstance(record.get("answer"), int) or not 0 <= record["answer"] < len(options):
             raise ValueError(f"no options in '{language}', or an answer that is none of them")

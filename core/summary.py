@@ -20,7 +20,7 @@ def judge(rows: Sequence[Row], blank: Mapping[tuple[str, str], float], identifie
           ) -> list[Row]:
     """The rows with verdicts. blank: log-probability on a blank image by (prompt, option), empty if not measured."""
     return [_judged({**row, "predicted": -1, "correct": False, "correct_uncalibrated": False, "exact": False,
-                     "chrf": 0.0, "language_detected": ""}, blank, identifier) for row in rows]
+                     "chrf": 0.0, "score": 0.0, "language_detected": ""}, blank, identifier) for row in rows]
 
 
 def _judged(row: Row, blank: Mapping[tuple[str, str], float], identifier: score.LanguageIdentifier | None) -> Row:
@@ -32,12 +32,21 @@ def _judged(row: Row, blank: Mapping[tuple[str, str], float], identifier: score.
         row["correct_uncalibrated"] = score.choose(row["scores"]) == row["answer"]
         row["correct"] = row["predicted"] == row["answer"]
         row["prediction"] = row["options"][row["predicted"]]
+        row["score"] = float(row["correct"])
         return row
-    row["exact"] = score.exact_match(row["prediction"], row["references"])
-    row["correct"] = row["correct_uncalibrated"] = row["exact"]
-    row["chrf"] = score.chrf(row["prediction"], row["references"])
     if identifier is not None:
         row["language_detected"] = identifier.identify(row["prediction"])
+    if row["kind"] == "yes_no":
+        said = score.yes_no(row["prediction"], row["options"][:1], row["options"][1:2])
+        row["predicted"] = {True: 0, False: 1, None: -1}[said]
+        row["exact"] = row["predicted"] == row["answer"]
+        row["score"] = float(row["exact"])
+    else:
+        row["exact"] = score.exact_match(row["prediction"], row["references"])
+        row["chrf"] = score.chrf(row["prediction"], row["references"])
+        row["score"] = score.vqa_accuracy(row["prediction"], row["references"], row["language"], row["accepted"]) \
+            if row["kind"] == "vqa" else float(row["exact"])
+    row["correct"] = row["correct_uncalibrated"] = row["score"] >= 0.5
     return row
 
 
@@ -56,7 +65,8 @@ def metrics(rows: Sequence[Row], identifier: score.LanguageIdentifier | None = N
     as it is, per token and per character (`accuracy_sum`, `accuracy_token`, `accuracy_character`), and
     `accuracy_blank`, the blank image alone: what can be had without seeing. Free answers: `exact`, `chrf` (mean over
     items), `chrf_corpus`, `language` (share in the asked language, or in words that several languages share) and
-    `language_reference`, the same measured on the right answers: what the identifier can reach. Both: `errors`."""
+    `language_reference`, the same measured on the right answers: what the identifier can reach. VQA: `vqa_accuracy`
+    as well; yes or no: `accuracy` and `balanced_accuracy`. All: `errors`."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["subset"], row["task"], row["language"]), []).append(row)
@@ -84,7 +94,14 @@ def _choice(rows: list[Row]) -> dict[str, float]:
 
 def _free(rows: list[Row], language: str, identifier: score.LanguageIdentifier | None, part: str) -> dict[str, float]:
     answered = [row for row in rows if row["references"]]
-    values = {"exact": _share(rows, lambda row: row["exact"]), "chrf": sum(row["chrf"] for row in rows) / len(rows)}
+    if rows[0]["kind"] == "yes_no":
+        said = [row["predicted"] if row["status"] == "ok" and row["predicted"] >= 0 else None for row in rows]
+        values = {"accuracy": _share(rows, lambda row: row["exact"]),
+                  "balanced_accuracy": score.balanced_accuracy([row["answer"] for row in rows], said)}
+    else:
+        values = {"exact": _share(rows, lambda row: row["exact"]), "chrf": sum(row["chrf"] for row in rows) / len(rows)}
+        if rows[0]["kind"] == "vqa":
+            values["vqa_accuracy"] = sum(row["score"] for row in rows) / len(rows)
     if answered and part == "all":
         values["chrf_corpus"] = score.corpus_chrf([row["prediction"] for row in answered],
                                                   [row["references"] for row in answered])
