@@ -88,8 +88,39 @@ def read_study(study: str) -> dict[str, Stored]:
 
 
 def read_runs(runs: Iterable[Desired]) -> dict[str, Stored]:
-    """{run id: run} of those of these runs that have a directory."""
-    return {run.id: stored for run in runs if (stored := read_run(run_path(run))) is not None}
+    """{run id: run} of those of these runs that have a directory, or that another study has done (see `share`)."""
+    result = {}
+    for run in runs:
+        stored = read_run(run_path(run))
+        if stored is None and (elsewhere := done_elsewhere(run)):
+            stored = read_run(elsewhere)
+        if stored is not None:
+            result[run.id] = stored
+    return result
+
+
+def done_elsewhere(run: Desired) -> Path | None:
+    """The same run, DONE in another study: equal ids are equal results."""
+    folder = roots().runs
+    for other in sorted(folder.iterdir()) if folder.is_dir() else []:
+        path = other / run.stage / run.id
+        if other.name != run.study and not path.is_symlink() and (path / "DONE").exists():
+            return path
+    return None
+
+
+def share(runs: Iterable[Desired]) -> list[Desired]:
+    """Link runs that another study has done into this one's folder, so that nothing is computed twice; returns them."""
+    linked = []
+    for run in runs:
+        path = run_path(run)
+        if path.is_symlink() and not path.exists():
+            path.unlink()  # that study has been removed
+        if not path.exists() and (elsewhere := done_elsewhere(run)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(os.path.relpath(elsewhere, path.parent))
+            linked.append(run)
+    return linked
 
 
 def run_paths(study: str) -> Iterator[Path]:
@@ -109,10 +140,10 @@ def find_run(reference: str) -> Path:
     hits = hits or [path for path in found if read_json(path / "spec.json").get("name") == reference]
     if not hits:
         raise UserError(f"no run '{reference}' in {folder}: `begira status GRID` lists ids and names")
-    if len({path.name for path in hits}) > 1 or (len(hits) > 1 and "/" not in reference):
+    if len({path.name for path in hits}) > 1:
         shown = ", ".join("/".join(path.parts[-3:]) for path in hits[:4])
         raise UserError(f"'{reference}' is the beginning of {len(hits)} runs ({shown}): give more of it, or the path")
-    return hits[0]
+    return next((path for path in hits if (path / "DONE").exists()), hits[0]).resolve()
 
 
 def desired_of(stored: Stored) -> Desired:
@@ -148,7 +179,7 @@ def create(run: Desired, environment: Mapping[str, Any], runtime: Mapping[str, A
         if not config.exists() or config.read_text(encoding="utf-8") != text:
             write_text(config, text)
         write_json(path / "env.json", dict(environment))
-    if read_json(path / "spec.json") != json.loads(json.dumps(run.spec())):
+    if not path.is_symlink() and read_json(path / "spec.json") != json.loads(json.dumps(run.spec())):
         write_json(path / "spec.json", run.spec())
     return path
 

@@ -89,6 +89,8 @@ def submit(plan: Plan, backend: Backend) -> int:
     if grave and plan.starts:
         more = f" (and {len(grave) - 1} more: `begira plan` lists them)" if grave[1:] else ""
         raise UserError(f"{grave[0]}{more}")
+    if linked := store.share(plan.study.runs):
+        store.journal(plan.study.name, "share", runs=[run.id for run in linked])
     if plan.starts:
         store.journal(plan.study.name, "submit", cluster=backend.name, runs=[action.run.id for action in plan.starts])
     return backend.submit(plan)

@@ -50,6 +50,21 @@ def test_status_also_shows_runs_that_the_grid_alone_does_not_name(tmp_path):
     assert [row["state"] for row in begira.json("status", TINY, "target_ratio=0.35")] == ["done", "done"]
 
 
+def test_what_another_study_has_done_is_not_done_again(tmp_path):
+    """A larger study takes over the runs of a smaller one; equal ids are equal runs."""
+    begira = Begira(tmp_path)
+    begira("submit", TINY, *PART)
+    larger = tmp_path / "larger.yaml"
+    larger.write_text(f"inherit: {TINY}\naxes: {{target_ratio: {{values: [0, 0.7]}}, backbone: [llama]}}\n")
+    assert "2 of 6 runs to run" in begira("plan", str(larger))
+    begira("submit", str(larger))
+    assert len(begira.results("larger")) == 6 and len(begira.attempts("*/*", "larger")) == 6
+    assert sum(path.is_symlink() for path in (begira.runs / "larger").glob("*/*")) == 4
+    assert begira.json("status", TINY, *PART)[-1]["name"] == "evaluate r0 llama"
+    (row,) = begira.json("status", str(larger), "stage=encoder")
+    begira("logs", row["id"])
+
+
 def test_logs(done):
     (row,) = done.json("status", TINY, "stage=encoder")
     done("logs", row["id"])
