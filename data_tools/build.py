@@ -1,4 +1,5 @@
-"""`begira data build NAME`: finds the builder, checks its options, and does nothing where the result stands already.
+"""`begira data build NAME`: finds the builder (the emoji set, or a source of `sources/`), checks its options, and does
+nothing where the result stands already.
 
 Progress goes to standard error; what was done comes back as plain data.
 """
@@ -30,21 +31,25 @@ def build(name: str, out: Path | str | None = None, lang: str = "eu",
 
     Returns {"path", "state": "built" | "unchanged", "manifest", "seconds"}. Raises UserError for an unknown name or
     option, and whatever the builder finds wrong."""
-    if name not in NAMES:
-        raise UserError(f"unknown data set '{name}': `begira data build` knows {', '.join(NAMES)}")
-    from data_tools import emoji
+    from data_tools import emoji, sources
 
-    options = structured(emoji.Options, overrides or {})
+    if name not in NAMES and name not in sources.names():
+        raise UserError(f"unknown data set '{name}': `begira data build` knows {', '.join((*NAMES, *sources.names()))}")
+    builder: Any = emoji if name in NAMES else sources
+    options = structured(builder.Options, overrides or {})
     out = Path(out) if out else Path(os.environ.get("BEGIRA_DATA") or "data") / f"{name}-{lang}"
     if lang == options.base:
         raise UserError(f"--lang {lang} is the base language itself: choose another one, e.g. eu or cy")
-    recipe = _recipe(name, lang, options)
+    recipe = _recipe(name, lang, options) if name in NAMES else sources.recipe(name, lang, options)
     started = time.monotonic()
     manifest = read_json(out / "manifest.json")
     if manifest and manifest.get("recipe") == recipe and _complete(out, manifest):
         return {"path": str(out), "state": "unchanged", "manifest": manifest, "seconds": time.monotonic() - started}
     with _progress(f"{name}-{lang}") as (say, progress):
-        manifest = emoji.build(out, lang, options, recipe, say, progress)
+        if name in NAMES:
+            manifest = emoji.build(out, lang, options, recipe, say, progress)
+        else:
+            manifest = sources.build(name, out, lang, options, recipe, say)
     return {"path": str(out), "state": "built", "manifest": manifest, "seconds": time.monotonic() - started}
 
 

@@ -1,0 +1,175 @@
+"""`begira data build SOURCE`: a public data set declared in `sources/SOURCE.yaml` becomes parallel shards.
+
+    about, licence, origin       for people and the manifest
+    converter, kind, subset      which function of `data_tools.converters`; image | text | evaluation; the subset's name
+    data                         `parallel`: both languages in one row; or a location per language, joined by `join`
+    fields                       our name -> column; `{lang}` in it stands for the language
+    images                       column: encoded in the row | file: a name below images=FOLDER | url: see download
+    prompts, words, task         what a converter needs besides
+
+Every row is accounted for: kept, or skipped with its reason. A missing field stops the build and is named.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from data_tools import converters, tables
+from data_tools.concepts import unit
+from data_tools.converters import Reader, Skip
+from data_tools.dataset import Sample, building
+from data_tools.pictures import Pictures, sniff
+
+FOLDER = Path(__file__).with_name("sources")
+
+
+@dataclass
+class Options:
+    """What `begira data build SOURCE key=value` accepts; an empty one keeps what the source's YAML says."""
+
+    base: str = "en"
+    data: str = ""               # location of the rows: of both languages, or of the base language
+    target_data: str = ""        # location of the target language's rows where it has its own
+    split: str = ""
+    images: str = ""             # folder of image files, or of a download
+    limit: int = 0               # rows to read, 0: all
+    characters: int = 6000       # a longer text-only document is cut into pieces
+    require_target: bool = False # drop rows without the target language (evaluation always does)
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def recipe(name: str, lang: str, options: Options) -> str:
+    """Hash of what decides the result: declaration, options, and the names and sizes of local data files."""
+    entry = load(name)
+    sizes = [(str(p), p.stat().st_size) for place in locations(entry, lang, options)
+             for p in tables.files(place, options.split or entry.get("split", "train"))]
+    return hashlib.sha256(json.dumps([name, lang, entry, asdict(options), sizes], sort_keys=True).encode()).hexdigest()
+
+
+def locations(entry: Mapping[str, Any], lang: str, options: Options) -> list[str]:
+    """Where the rows are: one location for both languages, or that of the base and that of the target language."""
+    data = entry["data"]
+    if "parallel" in data:
+        return [options.data or data["parallel"]]
+    if entry.get("monolingual"):
+        places, missing = [options.data or data.get(lang, "")], "data"
+    else:
+        places = [options.data or data.get(options.base, ""), options.target_data or data.get(lang, "")]
+        missing = "data" if not places[0] else "target_data" if entry["kind"] == "evaluation" and not places[1] else ""
+    if missing and not all(places):
+        raise UserError(f"this source names no location for the rows it needs: set {missing}=FILE, FOLDER or hub id")
+    return [p for p in places if p]
+
+
+def build(name: str, out: Path, lang: str, options: Options, recipe: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write the data set of a source to `out` and return its manifest, with `rows` as the account of every row."""
+    entry, counts = load(name), Counter()
+    say("reading rows")
+    samples = convert(name, entry, lang, options, counts)
+    with building(out, out.name, [options.base, lang]) as data:
+        data.subset(entry["subset"], entry["kind"], samples)
+        kept = data.subsets[entry["subset"]]["samples"]
+        if not kept:
+            raise UserError(f"source '{name}' gave no sample: {dict(counts) or 'it has no rows'}")
+        places = locations(entry, lang, options)
+        sources = [{"name": place, "version": entry.get("version", ""), "licence": entry["licence"],
+                    "origin": entry["origin"], "sha256": ""} for place in places]
+        return data.finish(sources, recipe=recipe, rows={"samples": kept, **counts})
+
+
+def convert(name: str, entry: Mapping[str, Any], lang: str, options: Options, counts: Counter) -> Iterator[Sample]:
+    """Samples of a source; `counts` ends with rows, kept and the reasons of those that were skipped."""
+    split = options.split or entry.get("split", "train")
+    places = locations(entry, lang, options)
+    languages = [lang] if entry.get("monolingual") else [options.base, lang]
+    pictures = Pictures(name, entry["images"], options.images) if entry.get("images") else None
+    streams = [tables.rows(place, split, entry.get("config", "")) for place in places]
+    if len(streams) == 2:
+        groups = tables.aligned(*streams, entry["join"], entry.get("repeats", False))
+    else:
+        groups = ((row,) * len(languages) if "parallel" in entry["data"] else (row,) for row in streams[0])
+    seen: Counter = Counter()
+    for number, group in enumerate(islice(groups, options.limit or None)):
+        counts["rows"] += 1
+        readers = [Reader(name, row, entry.get("fields", {}), language, entry)
+                   for row, language in zip(group, languages, strict=False) if row is not None]
+        own = str(readers[0].get("id") if "id" in entry.get("fields", {}) else number)
+        seen[own] += 1
+        try:
+            made = list(_samples(entry, readers, own, seen[own], pictures, options))
+        except Skip as reason:
+            counts[f"skipped: {reason}"] += 1
+            continue
+        counts["kept"] += 1
+        yield from made
+
+
+def _samples(entry: Mapping[str, Any], readers: list[Reader], own: str, time: int, pictures: Pictures | None,
+             options: Options) -> Iterator[Sample]:
+    """Samples of one row; `own` is its id, which stands there for the `time`-th time."""
+    first = readers[0]
+    identity = f"{first.source}/{own}" + (f"#{time}" if time > 1 else "")
+    image = pictures.get(first.row) if pictures else None
+    extension = sniff(image) if image else None
+    if pictures and image is None:
+        raise Skip("no image")
+    if pictures and extension is None:
+        raise Skip("image is no PNG, JPEG or WebP")
+    record = {"id": identity, "source": first.source, "license": entry["licence"]}
+    if entry["kind"] == "evaluation":
+        yield Sample(record | _evaluation(entry, readers), image, extension or "png")
+        return
+    convert, turns = converters.TRAINING[entry["converter"]], {}
+    for reader in readers:
+        try:
+            turns[reader.language] = convert(reader, unit(f"prompt/{identity}"))
+        except Skip:
+            if reader is first or options.require_target:
+                raise
+    if options.require_target and len(turns) < 2:
+        raise Skip("no target language")
+    if entry["converter"] == "text":
+        yield from _documents(record, turns, options.characters)
+    else:
+        yield Sample({**record, "turns": turns, "meta": {}}, image, extension or "png")
+
+
+def _evaluation(entry: Mapping[str, Any], readers: list[Reader]) -> dict[str, Any]:
+    """An item asks the same in every language, so both must be there, with as many options and the same answer."""
+    if len(readers) < 2:
+        raise Skip("no target language")
+    items = {reader.language: converters.EVALUATION[entry["converter"]](reader) for reader in readers}
+    one = next(iter(items.values()))
+    if any(len(i["options"]) != len(one["options"]) or i["answer"] != one["answer"] for i in items.values()):
+        raise Skip("the languages differ in options or answer")
+    sides = {part: {lang: item[part] for lang, item in items.items()} for part in ("prompt", "options", "references")}
+    return {"task": entry["task"], "kind": one["kind"], **sides, "options": sides["options"] if one["options"] else {},
+            "answer": one["answer"],
+            "meta": {"concept": "", "set": "all", "style": "", "category": "", "cognate": False}}
+
+
+def _documents(record: dict[str, Any], turns: dict[str, Any], characters: int) -> Iterator[Sample]:
+    """Text-only documents; long ones in pieces, but side by side only where the languages give as many pieces."""
+    cut = {lang: list(converters.pieces(t[0]["content"], characters)) for lang, t in turns.items()}
+    together = len({len(p) for p in cut.values()}) == 1
+    for group in ([cut] if together else [{lang: p} for lang, p in cut.items()]):
+        label = "" if together else f"{next(iter(group))}/"
+        for number in range(len(next(iter(group.values())))):
+            sides = {lang: [{"role": "assistant", "content": p[number]}] for lang, p in group.items()}
+            yield Sample({**record, "id": f"{record['id']}/{label}{number}", "turns": sides, "meta": {}})
