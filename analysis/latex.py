@@ -25,7 +25,8 @@ def write_latex(tables: list[Table], out: Path) -> dict[str, Path]:
         paths[f"{table.name}.tex"] = Path(out) / f"{table.name}.tex"
         write_text(paths[f"{table.name}.tex"], fragment(table))
     document = "\n\n".join([r"\documentclass[a4paper,landscape]{article}", r"\usepackage[utf8]{inputenc}",
-                            r"\textwidth=26cm\hoffset=-3cm",
+                            r"\ifdefined\pdfpagewidth\pdfpagewidth=29.7cm\pdfpageheight=21cm\fi",
+                            r"\textwidth=26.7cm\textheight=17.5cm\oddsidemargin=-1.04cm\topmargin=-2cm",
                             r"\begin{document}", *(f"\\input{{{table.name}}}" for table in tables), r"\end{document}"])
     paths["all.tex"] = Path(out) / "all.tex"
     write_text(paths["all.tex"], document + "\n")

@@ -159,9 +159,10 @@ def _checks(answers: Answers) -> Table:
              Cell(wording.interval(one.low, one.high, True)), Cell(wording.interval(*one.bootstrap, True)),
              Cell(f"{one.permutation_p:.3g}"), Cell(f"{one.p:.2g}"), Cell(f"{one.needed:.2g}")]
             for one in answers.all() if one.contrast is not None]
-    return Table("checks", "Effects in points; the permutation test asks whether there is any effect at all",
-                 ["contrast", "effect", "95 % interval", "by bootstrap over items, runs redrawn",
-                  "p, signs of items flipped", "p of the verdict", "needed"], rows)
+    return Table("checks", "Effects in points. Bootstrap: items resampled, runs redrawn. Sign flips: a permutation "
+                 "test over items of whether there is any effect at all. Verdict: its one-sided p, and what Holm's "
+                 "procedure over the questions and Pocock's levels over the looks ask of it",
+                 ["contrast", "effect", "95 % interval", "bootstrap", "p, sign flips", "p, verdict", "needed"], rows)
 
 
 def _scale(study: Study) -> str:

@@ -11,8 +11,8 @@ from analysis.study import Study
 
 
 def percent(share: float) -> str:
-    """A ratio as people write it: 20 %, 2.5 %."""
-    return f"{share * 100:.3g} %"
+    """A ratio as people write it: 20 %, 2.5 %, with a space that does not break."""
+    return f"{share * 100:.3g}\u00a0%"
 
 
 def points(value: float, sign: bool = False) -> str:
