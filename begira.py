@@ -1,6 +1,7 @@
 """The command line: every verb in one place, no logic. Heavy libraries are imported inside the verbs."""
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -220,6 +221,9 @@ def _guarded(debug: bool) -> int:
     except UserError as error:
         return _complain(str(error), 2, debug)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _complain(f"no space left for {error.filename or 'a file'}: free some, then repeat the command",
+                             2, debug)
         if hasattr(error, "format_message"):  # a word that the parser does not understand
             return _complain(f"{error.format_message()} See `begira --help`.", 2, debug)
         return _complain(f"{type(error).__name__}: {error} (a fault of begira's: --debug shows where)", 1, debug)

@@ -19,7 +19,7 @@ from experiments.expand import Desired, Study
 from experiments.lock import is_held
 from experiments.reconcile import Action, reconcile, statuses
 from experiments.state import Observation, State, Status, Where
-from slurm.processes import Job, Server
+from slurm.processes import Job, Server, ServerDied
 from slurm.progress import rows
 from slurm.table import View
 
@@ -112,7 +112,17 @@ class Driver:
     def _events(self) -> bool:
         """Take the server's news; True if a job ended."""
         ended = False
-        for event in self.server.poll(0.2):
+        try:
+            events = self.server.poll(0.2)
+        except ServerDied as died:
+            self.view.say(f"{died}; its runs begin again")
+            self.server.close()
+            self.server = None
+            for job in list(self.jobs.values()):
+                job.codes = dict.fromkeys(range(job.run.world_size), -signal.SIGKILL)
+                self._end(job)
+            return True
+        for event in events:
             launch, _, rank = (event.get("spawned") or event.get("exited") or "").partition(":")
             job = next((job for job in self.jobs.values() if job.launch == launch), None)
             if job is None:

@@ -28,6 +28,10 @@ GRACE_BAD_EXIT = 2.0     # seconds that the other ranks get to record why, once 
 GRACE_STOP = 120.0       # seconds that a run gets to save after it was asked to stop
 
 
+class ServerDied(RuntimeError):
+    """The fork server was killed, and with it every rank."""
+
+
 class Server:
     """Starts the fork server on first use; `poll` gives what happened since."""
 
@@ -42,17 +46,18 @@ class Server:
 
     def spawn(self, key: str, run_dir: Path, environment: dict[str, str], log: Path) -> None:
         request = {"key": key, "run_dir": str(run_dir), "env": environment, "log": str(log)}
-        self.process.stdin.write((json.dumps(request) + "\n").encode())
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # the next poll finds out
+            self.process.stdin.write((json.dumps(request) + "\n").encode())
+            self.process.stdin.flush()
 
     def poll(self, wait: float) -> list[dict[str, Any]]:
-        """Answers that arrived within `wait` seconds. Raises RuntimeError if the server has died."""
+        """Answers that arrived within `wait` seconds. Raises ServerDied."""
         readable, _, _ = select.select([self.process.stdout], [], [], wait)
         if not readable:
             return []
         data = os.read(self.process.stdout.fileno(), 65536)
         if not data:
-            raise RuntimeError(f"the fork server ended with code {self.process.wait()}")
+            raise ServerDied(f"the fork server ended with code {self.process.wait()}")
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         return [json.loads(line) for line in lines]
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,30 @@ def test_workers_killed_at_random_moments(tmp_path, undisturbed):
     assert driver.returncode == 0, out + err
     assert begira.results() == undisturbed
     assert "killed" in {record["cause"] for record in begira.attempts("*/*")}
+
+
+def test_fork_server_killed(tmp_path, undisturbed):
+    """kill -9 of the process that forks the ranks takes them with it; the driver starts another one."""
+    begira = Begira(tmp_path)
+    driver = begira.start("submit", TINY, *SLOW)
+    try:
+        wait_until(lambda: ranks_of(begira.runs))
+        (server,) = (int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat")
+                     if parent_of(stat) == driver.pid and b"slurm.forkserver" in (stat.parent / "cmdline").read_bytes())
+        os.kill(server, signal.SIGKILL)
+        out, err = driver.communicate(timeout=60)
+    finally:
+        end(driver)
+    assert driver.returncode == 0 and "fork server ended" in out, out + err
+    assert begira.results() == undisturbed
+
+
+def parent_of(stat: Path) -> int:
+    """Pid of a process's parent; 0 if the process is gone."""
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def test_budget_ends_a_run_that_is_always_killed(tmp_path):
