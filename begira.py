@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,6 +131,46 @@ def report(grid: Grid, overrides: Overrides = None,
     for answer in written["answers"]:
         typer.echo(f"{answer['question']}\n  {answer['sentence']}")
     typer.echo(f"report: {written['paths']['report.html']}")
+
+
+@app.command()
+def board(grid: Grid, selectors: Selectors = None,
+          port: Annotated[int, typer.Option(help="0: any that is free.")] = 6006,
+          host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "localhost",
+          serve: Annotated[bool, typer.Option(help="Start TensorBoard, not only make its folder.")] = True) -> None:
+    """TensorBoard on the study: runs by readable names, hyper-parameters, scores over the ratio."""
+    from analysis.board import board as make
+    from experiments.store import study_path
+    from slurm import studies
+
+    dotted, words = studies.parted(selectors or [])
+    study = studies.open_study(grid, dotted)
+    folder = make(study_path(study.name), selected=studies.chosen_ids(study, words) if words else None)
+    typer.echo(f"board: {folder}")
+    if serve:
+        os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder),
+                                  "--port", str(port), "--host", host])
+
+
+@app.command("next")
+def further(grid: Grid, overrides: Overrides = None,
+            out: Annotated[Path | None, typer.Option(help="Default: next-<study>.yaml.", metavar="FILE")] = None
+            ) -> None:
+    """Write the grid of the further seeds that would decide what the study leaves open."""
+    from analysis.answers import answer
+    from analysis.collect import collect
+    from analysis.further import next_grid, write_grid
+    from analysis.questions import declared
+    from analysis.study import study_of
+    from experiments.store import study_path
+    from slurm import studies
+
+    study = studies.open_study(grid, overrides or [])
+    declaration = study.grid.resolved()
+    found = study_of(collect([study_path(study.name)]), declared(declaration))
+    document = next_grid(found, answer(found), declaration, study.grid.source)
+    path = write_grid(document, out or Path(f"next-{study.name}.yaml"))
+    typer.echo(f"{document['description']}: `begira submit {path}`")
 
 
 @app.command()

@@ -77,6 +77,12 @@ def status_rows(study: Study, backend: Backend, words: Iterable[str]) -> list[Ro
     return seen.rows(select(seen.runs, seen.statuses, words))
 
 
+def chosen_ids(study: Study, words: Iterable[str]) -> set[str]:
+    """Ids of the selected runs."""
+    seen = look(study, choose_backend(None, study.name))
+    return {run.id for run in select(seen.runs, seen.statuses, words)}
+
+
 def plan(study: Study, backend: Backend) -> Plan:
     """What `submit` would do now. The one function behind `begira plan` and `begira submit`."""
     seen = look(study, backend, everything=False)
