@@ -190,7 +190,8 @@ def _ended(status: Status, last: Attempt, observation: Observation) -> Status:
     states = {"failed": State.FAILED, "stopped": State.STOPPED, "cancelled": State.CANCELLED}
     state = states.get(last.outcome or "", State.LOST)
     cause, reason = last.cause, last.reason
-    if observation.where is Where.ENDED and observation.cause and (state is State.LOST or cause in ("", "unknown")):
+    knows = state is State.LOST or cause in ("", "unknown") or observation.cause == "cancelled"
+    if observation.where is Where.ENDED and observation.cause and knows:
         cause, reason = observation.cause, observation.reason or reason
     if state is State.LOST:
         cause = cause or "lost"

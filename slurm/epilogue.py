@@ -18,7 +18,6 @@ from typing import Any
 from core.errors import UserError
 from core.files import read_json, write_json, write_text
 from experiments import attempts, store
-from experiments.lock import is_held
 from experiments.state import Attempt, Observation, Where, judge
 from slurm.job import LAUNCH, launch_name
 from slurm.sizes import REMEDY
@@ -47,11 +46,10 @@ def main(code: int) -> int:
 
 def settle(run: Path, launch: str, element: str, code: int, log: Path) -> Attempt | None:
     """The record of this launch's attempt, closed with what is known; None if another launch owns the run now."""
+    if _superseded(run, launch):
+        return None
     mine = [one for one in attempts.list_attempts(run) if one.record.get("launch") == launch]
-    owner = read_json(run / LAUNCH, {}).get("launch")
     if not mine:
-        if owner not in (None, launch) and is_held(run / ".lock"):
-            return None
         number = max((one.number for one in attempts.list_attempts(run)), default=0) + 1
         attempts.open_attempt(run, number, launch, "slurm", element, os.environ.get("SLURM_JOB_NODELIST", ""), 0)
     else:
@@ -68,6 +66,12 @@ def settle(run: Path, launch: str, element: str, code: int, log: Path) -> Attemp
         attempts.close_attempt(run, number, "cancelled", "cancelled", "cancelled after it had saved", amend=True)
     _note_place(run, number, verdict)
     return attempts.read_attempt(run, number)
+
+
+def _superseded(run: Path, launch: str) -> bool:
+    """Another launch took the run over after this script began: this node was thought dead, and has no say any more."""
+    owner = read_json(run / LAUNCH, {})
+    return owner.get("launch", launch) != launch and owner["time"] > float(os.environ.get("BEGIRA_BEGUN") or 0)
 
 
 def gather(run: Path, launch: str, number: int, code: int, log: Path, listening: bool) -> Evidence:

@@ -81,7 +81,7 @@ def _vanished(id_: str, run: Stored, queue: Queue) -> Observation:
 
 def _is_open(run: Stored) -> bool:
     """Whether only Slurm can say how its newest job ended."""
-    return not run.attempts or run.attempts[-1].outcome is None
+    return not run.attempts or run.attempts[-1].outcome in (None, "stopped")
 
 
 def strays(study: Path, queue: Queue, submissions: Sequence[Submission]) -> list[str]:

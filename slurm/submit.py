@@ -115,7 +115,9 @@ def setup(profile: Profile, code: Path, folder: Path) -> list[str]:
         values = {"GLOO_SOCKET_IFNAME": profile.interface, "NCCL_SOCKET_IFNAME": profile.interface, **values}
     if profile.offline:
         values["HF_HUB_OFFLINE"] = "1"
-    return [*profile.setup, *(f"export {key}={shlex.quote(value)}" for key, value in values.items()), f"cd {code}"]
+    exports = [f"export {key}={shlex.quote(value)}" for key, value in values.items()]
+    listen = "trap : TERM"  # what ends the job must not end this script: the epilogue still has to note it
+    return [listen, "export BEGIRA_BEGUN=$(date +%s)", *profile.setup, *exports, f"cd {shlex.quote(str(code))}"]
 
 
 def python(profile: Profile) -> str:

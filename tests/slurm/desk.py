@@ -30,7 +30,8 @@ class Desk:
         self._before: dict[str, str | None] = {}
 
     def __enter__(self) -> Desk:
-        values = {**self.cluster.variables, "BEGIRA_RUNS": str(self.folder / "runs"), "BEGIRA_CLUSTER": "virtual"}
+        values = {**self.cluster.variables, "BEGIRA_CLUSTER": "virtual",
+                  **{f"BEGIRA_{name.upper()}": str(self.folder / name) for name in ("runs", "data", "models")}}
         self._before = {key: os.environ.get(key) for key in values}
         os.environ.update(values)
         return self

@@ -1,0 +1,73 @@
+"""Every way to fail is named from its evidence, with the accounting database up and down, and gets what it is worth."""
+import pytest
+
+KINDS = {  # kind: (state, cause, attempts)
+    "code": ("failed", "code", 1),
+    "nan": ("failed", "nan", 1),
+    "disk": ("failed", "disk_full", 1),
+    "gpu": ("failed", "memory_gpu", 2),
+    "kill": ("failed", "killed", 3),
+}
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+def test_exit_classes(desk, shared, accounting):
+    if not accounting:
+        shared.call("kill-daemon", "slurmdbd", signal="KILL")
+    try:
+        values = {kind: {"train.fail": {"kind": kind, "step": 0}} for kind in KINDS}
+        values["once"] = {"train.fail": {"kind": "kill", "step": 1, "attempts": 1}}
+        values["memory"] = {"train.fail": {"kind": "memory", "step": 1, "attempts": 1}}
+        grid = desk.grid(f"classes{int(accounting)}", {"train": {"fail": None}}, {"kind": values})
+        desk.profiled(memory_gb_per_rank=0.4)
+        desk.submit(grid)
+        states = desk.wait(grid, {"done", "failed", "lost"}, seconds=150)
+        seen = desk.look(grid)
+        by_kind = {run.axes["kind"]: (seen.statuses[run.id], seen.records[run.id]) for run in seen.runs}
+        for kind, (state, cause, attempts) in KINDS.items():
+            status, record = by_kind[kind]
+            assert (status.cause, len(record.attempts)) == (cause, attempts), (kind, status, record.attempts)
+            assert not status.may_retry
+            assert str(status.state) == state or (kind == "kill" and str(status.state) == "lost")
+        assert states["train kind=once"] == states["train kind=memory"] == "done", desk.describe(grid)
+        assert [a.cause for a in by_kind["memory"][1].attempts] == ["memory_host", ""]
+        calls = len(desk.sbatch_calls())
+        desk.submit(grid)
+        assert len(desk.sbatch_calls()) == calls, "what failed for good is not submitted again"
+    finally:
+        if not accounting:
+            shared.call("start-daemon", "slurmdbd")
+
+
+def test_failed_parent_blocks_and_retry_repairs(desk):
+    grid = desk.grid("family", {
+        "align": {"fail": {"kind": "code", "step": 0, "attempts": 1}},
+        "finetune": {"parents": {"align": "align"}},
+        "evaluate": {"parents": {"finetune": "finetune"}},
+    }, {"ratio": {"key": "finetune.factor", "values": [2, 3], "name": "r{}"}})
+    desk.submit(grid)
+    states = desk.wait(grid, seconds=60)
+    assert states["align"] == "failed" and [s for n, s in states.items() if n != "align"] == ["blocked"] * 4
+    desk.until(lambda: "family" not in desk.cluster.run("squeue", "-h", "-o", "%j"), 20)
+    desk.begira("retry", str(grid), "stage=align")
+    assert desk.submit(grid) == 0
+    assert set(desk.wait(grid, seconds=90).values()) == {"done"}
+
+
+def test_cancel(desk):
+    """With --save a run stops after saving; scancel by hand is a person's word too. Neither comes back by itself."""
+    grid = desk.grid("ending", {"train": {"steps": 400, "delay": 0.1, "save_every": 1000}},
+                     {"seed": {"key": "train.start", "values": [1, 2], "name": "s{}"}})
+    desk.submit(grid)
+    first, second = (desk.path(grid, f"train s{number}") for number in (1, 2))
+    for path in (first, second):
+        desk.until(desk.beat(path, 2), 60, lambda: desk.describe(grid))
+    done = desk.begira("cancel", str(grid), "seed=1", "--save")
+    assert done.returncode == 0, done.stderr
+    desk.cluster.run("scancel", desk.job(second))
+    states = desk.wait(grid, seconds=60)
+    assert set(states.values()) == {"cancelled"}, desk.describe(grid)
+    assert list((first / "checkpoints").glob("step_*")), "saved before it ended"
+    calls = len(desk.sbatch_calls())
+    desk.submit(grid)
+    assert len(desk.sbatch_calls()) == calls
