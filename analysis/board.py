@@ -4,7 +4,8 @@
     <out>/results/<name>                                               hyper-parameters and final scores, one per run
     <out>/curves/<backbone, text-only>                                 final scores over the ratio (step = percent)
 
-A layout of custom charts puts losses, speed and the curves of each language side by side."""
+A layout of custom charts puts losses, speed and the curves of each language side by side. TensorBoard selects no run by
+default where there are more than 40; `CURVES` behind its address selects the curves."""
 from __future__ import annotations
 
 import os
@@ -23,6 +24,7 @@ from analysis.stores import Stored
 if TYPE_CHECKING:
     import pandas as pd
 
+CURVES = "#custom_scalars&regexInput=%5Ecurves&_smoothingWeight=0"
 LOSSES = {"loss": ["^loss$"], "loss by language and source": ["^loss/.*"], "gradient norm": ["^grad_norm$"],
           "learning rate": ["^lr(/.*)?$"]}
 SPEED = {"tokens per second": ["^tokens_per_second$"], "samples per second": ["^samples_per_second$"],
@@ -84,11 +86,12 @@ def _results(collected: Collected, final: pd.DataFrame, out: Path) -> None:
     """One session of the HParams tab per evaluation."""
     axes = {axis: axis_column(axis) for axis in collected.axes}
     numbers = {axis: final[column].dtype.kind in "fiu" for axis, column in axes.items()}
+    by_id = {run.id: run for run in collected.runs}
     with events(out / "results") as write:
-        write.experiment(numbers, sorted(final["tag"].unique()))
+        write.experiment({**numbers, "run id": False}, sorted(final["tag"].unique()))
     for run, rows in final.groupby("run", sort=True):
         values = {axis: _plain(rows[column].iloc[0]) for axis, column in axes.items()}
-        folder = _folder(rows["name"].iloc[0])
+        folder = readable(by_id[run])
         folder = f"{folder} {run}" if (out / "results" / folder).exists() else folder
         with events(out / "results" / folder) as write:
             write.session({"run id": run, **{axis: value for axis, value in values.items() if value is not None}})

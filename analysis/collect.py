@@ -64,10 +64,11 @@ def score_table(runs: list[Stored], axes: list[str]) -> pd.DataFrame:
                 columns[key] = [None] * len(columns.get("run", ()))
         for key in columns:
             columns[key] += [constant.get(key)] * len(rows) if key not in SCORE else [row.get(key) for row in rows]
-    frame = pd.DataFrame(columns or {name: [] for name in (*FIXED, *SCORE)})
+    leading = [*FIXED, *(axis_column(axis) for axis in axes), *SCORE]
+    empty = {name: pd.Series(dtype="float64" if name in ("value", "n") else "str") for name in leading}
+    frame = pd.DataFrame(columns or empty)
     counts = [name for name in frame.columns if name.startswith("tokens_")]
     frame[counts] = frame[counts].fillna(0).astype("int64")
-    leading = [*FIXED, *(axis_column(axis) for axis in axes), *SCORE]
     order = [*leading, *sorted(set(frame.columns) - set(leading))]
     keys = ["run", "benchmark", "subset", "language", "metric", "slice"]
     return frame[order].sort_values(keys, kind="stable", ignore_index=True)
