@@ -5,25 +5,19 @@ depends on (those that change its configuration or an ancestor's) and a name tha
 """
 from __future__ import annotations
 
-import itertools
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from core.config import SCHEMAS, Runtime, resolve
+from core.config import Runtime
 from core.errors import UserError
-from experiments.grid import SHARED, Grid, Stage, Value, put
+from experiments.configure import Configured, axes_of, configure, get, is_plain, set_parents
+from experiments.grid import SHARED, Grid, put
 from experiments.identity import run_id
-from experiments.words import one_of, text
-
-_REFERENCE = re.compile(r"\$\{\s*((?:" + "|".join(SHARED) + r")\.[\w.\-]+)")
-_CONDITION = re.compile(r"\s*(<=|>=|!=|<|>)\s*(\S+)\s*$")
-_COMPARE = {"<": lambda a, b: a < b, ">": lambda a, b: a > b, "<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b,
-            "!=": lambda a, b: a != b}
-Point = Mapping[str, Value]
+from experiments.points import Point, points
+from experiments.words import text
 
 
 @dataclass(frozen=True)
@@ -101,60 +95,40 @@ def expand(grid: Grid) -> Study:
     return Study(grid, maker.desired(), count)
 
 
-def points(grid: Grid) -> Iterator[Point]:
-    """Every combination of axis values that the conditions let through; zipped axes advance together."""
-    grouped = {name for group in grid.zipped for name in group}
-    tracks: list[list[dict[str, Value]]] = []
-    done: set[str] = set()
-    for name, axis in grid.axes.items():
-        if name in done:
-            continue
-        group = next((g for g in grid.zipped if name in g), [name]) if name in grouped else [name]
-        lengths = {member: len(grid.axes[member].values) for member in group}
-        if len(set(lengths.values())) > 1:
-            raise UserError(f"zip: axes have different lengths ({', '.join(f'{k}: {v}' for k, v in lengths.items())})")
-        done.update(group)
-        tracks.append([{member: grid.axes[member].values[i] for member in group} for i in range(len(axis.values))])
-    for combination in itertools.product(*tracks):
-        point = {name: value for part in combination for name, value in part.items()}
-        ordered = {name: point[name] for name in grid.axes}
-        kept = not grid.include or any(matches(ordered, condition) for condition in grid.include)
-        if kept and not any(matches(ordered, condition) for condition in grid.exclude):
-            yield ordered
-
-
-def matches(point: Point, condition: Mapping[str, Any]) -> bool:
-    """True if every axis that the condition names has that label, one of those labels, or fulfils "> 0.5"."""
-    return all(fulfils(point[name].label, wanted) for name, wanted in condition.items())
-
-
-def fulfils(label: Any, wanted: Any) -> bool:
-    """True if a label is the wanted one, one of several, or fulfils a comparison such as "> 0.5"."""
-    if isinstance(wanted, (list, tuple)):
-        return any(fulfils(label, one) for one in wanted)
-    comparison = _CONDITION.match(wanted) if isinstance(wanted, str) else None
-    if comparison:
-        sign, bound = comparison.groups()
-        try:
-            return _COMPARE[sign](float(label), float(bound))
-        except (TypeError, ValueError):
-            return sign == "!=" and text(label) != bound
-    return text(label) == text(wanted)
-
-
 class _Maker:
     """Collects runs over all points; equal configurations are resolved once."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
-        self.cache: dict[str, _Draft] = {}
+        self.cache: dict[str, Configured] = {}
         self.drafts: dict[str, _Draft] = {}
-        self.touching = {name: _axes_of(grid, stage) for name, stage in grid.stages.items()}
+        self.touching = {name: axes_of(grid, stage) for name, stage in grid.stages.items()}
+        self.known: dict[tuple, tuple[str, str, set[str]]] = {}
+        self.numbers: dict[tuple, type] = {}
+        self.reach: dict[str, set[str]] = {}
 
     def run(self, stage: str, point: Point, below: tuple[str, ...]) -> tuple[str, str, set[str]]:
         """Stage, id and relevant axes of the run of `stage` at `point`; its ancestors are made first."""
         if stage in below:
             raise UserError(f"stages are parents of each other in a circle: {' -> '.join((*below, stage))}")
+        key = (stage, *(text(value.label) for name, value in point.items() if name in self._reaching(stage)))
+        if key not in self.known:
+            self.known[key] = self._made(stage, point, below)
+        return self.known[key]
+
+    def _reaching(self, stage: str) -> set[str]:
+        """Axes that touch the stage or any stage that could be its ancestor."""
+        if stage not in self.reach:
+            seen, todo = set(), [stage]
+            while todo:
+                name = todo.pop()
+                if name not in seen and name in self.grid.stages:
+                    seen.add(name)
+                    todo += [*self.grid.stages[name].parents.values(), *set_parents(self.grid, name)]
+            self.reach[stage] = set().union(*(self.touching[name] for name in seen))
+        return self.reach[stage]
+
+    def _made(self, stage: str, point: Point, below: tuple[str, ...]) -> tuple[str, str, set[str]]:
         draft = self._configured(stage, point)
         axes, parents = set(self.touching[stage]), {}
         for role, parent in draft.parents.items():
@@ -170,7 +144,7 @@ class _Maker:
             known.axes = {k: v for k, v in known.axes.items() if k in labels and text(labels[k]) == text(v)}
         return known.stage, id_, axes
 
-    def _configured(self, name: str, point: Point) -> _Draft:
+    def _configured(self, name: str, point: Point) -> Configured:
         """The stage at this point. Checking a configuration takes long, so plain keys are checked one by one, once for
         each value, and then laid together; what a value could change elsewhere (shared values, parents, the function,
         interpolations) is resolved as a whole."""
@@ -178,7 +152,7 @@ class _Maker:
         for axis, value in point.items():
             if axis in self.touching[name]:
                 settings.update(value.settings)
-        plain = {key: value for key, value in settings.items() if _is_plain(name, key, value)}
+        plain = {key: value for key, value in settings.items() if is_plain(name, key, value)}
         whole = {key: value for key, value in settings.items() if key not in plain
                  and key.partition(".")[0] in (name, *SHARED)}
         draft = self._checked(name, whole)
@@ -186,103 +160,36 @@ class _Maker:
             return draft
         config = deepcopy(draft.config)
         for key, value in plain.items():
-            path = key.partition(".")[2]
-            put(config, path.split("."), get(self._checked(name, {**whole, key: value}).config, path), key, False)
+            put(config, key.split(".")[1:], self._value(name, whole, key, value), key, False)
         return replace(draft, config=config)
 
-    def _checked(self, name: str, settings: Mapping[str, Any]) -> _Draft:
+    def _value(self, name: str, whole: Mapping[str, Any], key: str, value: Any) -> Any:
+        """The value as the schema has it. Of numbers (seeds, ratios) the first of its type stands for all: the schema
+        knows types, not ranges."""
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        kind = (name, key, type(value), json.dumps(whole, default=str))
+        if number and kind in self.numbers:
+            return self.numbers[kind](value)
+        checked = get(self._checked(name, {**whole, key: value}).config, key.partition(".")[2])
+        if number and checked == value:
+            self.numbers[kind] = type(checked)
+        return checked
+
+    def _checked(self, name: str, settings: Mapping[str, Any]) -> Configured:
         key = name + json.dumps(settings, default=str)
         if key not in self.cache:
             try:
-                self.cache[key] = _configure(self.grid.stages[name], settings, self.grid)
+                self.cache[key] = configure(self.grid.stages[name], settings, self.grid)
             except UserError as error:
                 raise UserError(f"stage {name}: {error}") from None
         return self.cache[key]
 
     def desired(self) -> list[Desired]:
+        study = self.grid.name
         varying = [name for name, axis in self.grid.axes.items() if axis.varies]
         runs = []
         for id_, draft in self.drafts.items():
             shown = [self.grid.axes[name].show(draft.axes[name]) for name in varying if name in draft.axes]
-            runs.append(Desired(id_, " ".join([draft.stage, *shown]), self.grid.name, draft.stage, draft.function,
+            runs.append(Desired(id_, " ".join([draft.stage, *shown]), study, draft.stage, draft.function,
                                 draft.axes, draft.parents, draft.config))
         return runs
-
-
-def _is_plain(stage: str, key: str, value: Any) -> bool:
-    """A setting of this stage's own configuration that changes nothing but its key."""
-    head, _, rest = key.partition(".")
-    return (head == stage and rest != "function" and not rest.startswith("parents.")
-            and "${" not in json.dumps(value, default=str) and "parent:" not in str(value))
-
-
-def _configure(stage: Stage, settings: Mapping[str, Any], grid: Grid) -> _Draft:
-    """The stage with the settings laid in, interpolations resolved and the schema's defaults filled in."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    body = {"function": stage.function, "parents": dict(stage.parents), "config": json.loads(json.dumps(stage.config))}
-    shared = json.loads(json.dumps(grid.shared))
-    schema = stage.function in SCHEMAS
-    for key, value in settings.items():
-        head, _, rest = key.partition(".")
-        if head in SHARED:
-            put(shared, [head, *rest.split(".")], value, key, strict=True)
-        elif head == stage.name:
-            part, _, remainder = rest.partition(".")
-            if rest == "function":
-                body["function"] = value
-            elif part == "parents" and remainder:
-                body["parents"][remainder] = value
-            else:
-                strict = not schema and part != "runtime"
-                put(body["config"], rest.split("."), value, key, strict)
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create({**shared, "stage": body}), resolve=True)["stage"]
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    for role, parent in plain["parents"].items():
-        one_of(parent, grid.stages, f"parents.{role}: no stage")
-    _check_roles(plain["config"], plain["parents"])
-    config = resolve(plain["function"], plain["config"])
-    return _Draft(stage.name, plain["function"], config, plain["parents"], {})
-
-
-def _check_roles(value: Any, parents: Mapping[str, str], place: str = "") -> None:
-    """Every "parent:ROLE" in a configuration has a parent of that role."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_roles(item, parents, f"{place}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for item in value:
-            _check_roles(item, parents, place)
-    elif isinstance(value, str) and value.startswith("parent:"):
-        one_of(value.removeprefix("parent:"), parents, f"{place} is {value} but `parents` has no")
-
-
-def _axes_of(grid: Grid, stage: Stage) -> set[str]:
-    """Axes with a value that sets a key of the stage, or a shared value that the stage reads."""
-    result = set()
-    own = {**grid.settings}
-    for axis in grid.axes.values():
-        for value in axis.values:
-            own.update(value.settings)
-    mine = json.dumps([stage.config, stage.parents, {k: v for k, v in own.items() if k.startswith(stage.name + ".")}])
-    references = set(_REFERENCE.findall(mine))
-    while True:  # shared values may be made of shared values
-        further = {r for key in references for r in _REFERENCE.findall(json.dumps(get(grid.shared, key), default=str))}
-        if further <= references:
-            break
-        references |= further
-    for axis in grid.axes.values():
-        for key in (key for value in axis.values for key in value.settings):
-            if key.startswith(stage.name + ".") or any((r + ".").startswith(key + ".") or key.startswith(r + ".")
-                                                       for r in references):
-                result.add(axis.name)
-    return result
-
-
-def get(mapping: Any, key: str) -> Any:
-    for part in key.split("."):
-        mapping = mapping.get(part) if isinstance(mapping, Mapping) else None
-    return mapping

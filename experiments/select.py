@@ -4,8 +4,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from core.errors import UserError
-from experiments.expand import Desired, fulfils
+from experiments.expand import Desired
 from experiments.overrides import parse
+from experiments.points import fulfils
 from experiments.state import State, Status
 from experiments.words import one_of, text
 
