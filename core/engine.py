@@ -94,14 +94,14 @@ class Engine:
                 optimizer.all_grad_tensors = dict.fromkeys(optimizer.all_grad_tensors)
         self.deepspeed.micro_steps += 1
 
-    def trained_state(self) -> dict[str, torch.Tensor]:
-        """The trained parameters, whole, on the CPU, by their names in the model; empty on all ranks but the first.
-        Every rank calls it."""
+    def state(self) -> dict[str, torch.Tensor]:
+        """The connector and every part that is trained, whole, on the CPU, by parameter names in the model; empty on
+        all ranks but the first. Every rank calls it."""
         import deepspeed
 
         state = {}
         for name, parameter in self.model.named_parameters():
-            if not parameter.requires_grad:
+            if part_of(name) not in ("connector", *self.train.trained):
                 continue
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 if self.world.first:

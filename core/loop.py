@@ -23,7 +23,7 @@ from core.engine import Engine, effective_stage
 from core.errors import Stopped, UserError
 from core.files import append_line
 from core.forward import PackedModel
-from core.mixture import Plan
+from core.mixture import Plan, check_world
 from core.run import Run
 from core.stream import Damage, Packed
 
@@ -36,13 +36,13 @@ def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches
 
     batches(k) iterates over the micro-batches of this rank for steps k, k+1, ... of the plan (core.stream.Loader).
     Every rank calls it, inside core.distributed.joined. Returns the content of result.json and, on the first rank, the
-    trained tensors by their names in `model`. Raises Stopped after saving when a rank was asked to stop; UserError if
+    tensors of the trained parts by their names in `model` (Engine.state). Raises Stopped after saving when a rank was asked to stop; UserError if
     the configuration does not fit the world or the checkpoint, or the data is broken."""
     loop = _Loop(run, world, model, plan, train, runtime)
     try:
         loop.resume()
         loop.steps(batches)
-        return loop.result(), loop.engine.trained_state()
+        return loop.result(), loop.engine.state()
     finally:
         loop.close()
 
@@ -50,7 +50,7 @@ def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches
 class _Loop:
     def __init__(self, run: Run, world: World, model: PackedModel, plan: Plan, train: Train, runtime: Runtime):
         self.run, self.world, self.plan, self.train, self.runtime = run, world, plan, train, runtime
-        check_world(train, runtime, world.size)
+        check_world(train.global_batch, world.size, runtime.micro_batch)
         self.point = world.share(checkpoint.latest(run) if world.first else None)
         self._check_plan()
         counts = count(model)
@@ -101,6 +101,8 @@ class _Loop:
                  "elapsed": self.elapsed + time.monotonic() - self.begun}
         state = checkpoint.State(step, self.plan.fingerprint, self.plan.describe(), consumed=consumed(self.plan, step),
                                  extra=extra)
+        if self.world.first:  # a phase of its own: saving is no hang
+            self.run.heartbeat(step, self.plan.steps, "save", force=True)
         checkpoint.save(self.run, self.engine, self.world, state, self.runtime.keep_checkpoints)
         self.monitor.event(step, checkpoint_seconds=round(time.monotonic() - begun, 3))
 
@@ -198,15 +200,6 @@ class _Loop:
             changes = "; ".join(self.plan.difference(self.point.state.plan)[:5])
             raise UserError(f"{self.point.folder} belongs to another plan ({changes}): restore data and configuration, "
                             "or remove the run's checkpoints to start over")
-
-
-def check_world(train: Train, runtime: Runtime, world: int) -> None:
-    """Raise UserError unless ranks times micro-batch divide the global batch: no batch is ever silently another
-    size."""
-    unit = world * runtime.micro_batch
-    if train.global_batch % unit:
-        raise UserError(f"train.global_batch {train.global_batch} cannot be split over {world} ranks with "
-                        f"runtime.micro_batch {runtime.micro_batch}: make it a multiple of {unit}")
 
 
 def schedule(done: int, steps: int, train: Train) -> float:

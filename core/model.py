@@ -16,7 +16,7 @@ from core.assemble import DTYPES, Assembled, assemble
 from core.config import Model, structured
 from core.connector import plain_tensors
 from core.errors import UserError
-from core.files import sha256, write_json
+from core.files import replacing_folder, sha256, write_json
 
 CONNECTOR = "model.multi_modal_projector."
 TOWER = "model.vision_tower."
@@ -26,13 +26,17 @@ FILE = "connector.safetensors"
 
 def save_product(folder: Path, assembled: Assembled, state: dict[str, torch.Tensor], options: Model,
                  sources: dict[str, parts.Source]) -> None:
-    """Write what a run trained into `folder`. One process calls it.
+    """Write what a run trained into `folder`, complete or not at all. One process calls it.
 
-    state: the trained tensors, whole, by their names in `assembled.net`, and every tensor of the connector. sources:
-    the folders of vision and backbone that the model was built from; a part without a trained tensor is recorded by
-    them. parts.json is written last: a folder without it is no product."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "parts.json").unlink(missing_ok=True)
+    state: the parameters of the connector and of every trained part, whole, by their names in `assembled.net`.
+    sources: the folders of vision and backbone that the model was built from; a part that was not trained is recorded
+    by them."""
+    with replacing_folder(folder) as temporary:
+        _write_product(temporary, assembled, state, options, sources)
+
+
+def _write_product(folder: Path, assembled: Assembled, state: dict[str, torch.Tensor], options: Model,
+                   sources: dict[str, parts.Source]) -> None:
     net = assembled.net
     tensors = {name.removeprefix(CONNECTOR): value for name, value in state.items() if name.startswith(CONNECTOR)}
     tensors = plain_tensors(net.model.multi_modal_projector.linear_1, tensors)
@@ -59,7 +63,10 @@ def _own_names(state: dict[str, torch.Tensor], part: str, prefix: str, owner: An
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     body = f"{owner.base_model_prefix}."
     own = {body + name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return {**own, **{name: value for name, value in state.items() if name.startswith("lm_head.")}}
+    head = {name: value for name, value in state.items() if name.startswith("lm_head.")}
+    if own and not head:  # tied: one tensor, listed once
+        head = {"lm_head.weight": own[f"{body}embed_tokens.weight"]}
+    return {**own, **head}
 
 
 def load_product(run_dir: Path | str, models_root: Path | str | None = None, dtype: str | None = None) -> Assembled:

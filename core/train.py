@@ -22,7 +22,7 @@ from core.engine import part_of
 from core.errors import UserError
 from core.forward import PackedModel
 from core.loop import fit
-from core.model import CONNECTOR, load_connector, save_product
+from core.model import load_connector, save_product
 from core.pixels import open_image
 from core.run import Run
 from core.shards import Corrupt
@@ -62,15 +62,15 @@ def _train(run: Run) -> dict[str, Any]:
         if world.first:
             run.heartbeat(plan.steps, plan.steps, "save", force=True)
             state = {name.removeprefix("net."): tensor for name, tensor in state.items()}
-            whole = assembled.net.state_dict()
-            connector = {name: tensor for name, tensor in whole.items() if name.startswith(CONNECTOR)}
-            save_product(run.path / "model", assembled, {**connector, **state}, config.model, sources)
+            run.check_fence()
+            save_product(run.path / "model", assembled, state, config.model, sources)
         world.barrier()
     return result
 
 
 def _plan(config: FinetuneConfig, assembled: Assembled, world: World) -> tuple[Any, Any, Any]:
-    """Plan, subsets and encoder. The first rank counts token lengths where they have not been counted; all read them."""
+    """Plan, subsets and encoder. The first rank counts token lengths where they have not been counted; all read
+    them."""
     processor = assembled.processor
     encoder = Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens, config.pack.max_tokens,
                       config.mixture.supervise)

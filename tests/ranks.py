@@ -18,6 +18,7 @@ class RankTimeout(AssertionError):
 
 def run_ranks(function, size, *arguments, timeout=60.0, expect_failure=False):
     import deepspeed  # noqa: F401  (imported once here, not once per rank)
+    import omegaconf  # noqa: F401
     import transformers.models.llama.modeling_llama
     import transformers.models.llava.modeling_llava  # noqa: F401
 

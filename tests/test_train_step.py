@@ -78,7 +78,7 @@ def train(folders, stage, accumulation, trained, steps, images, world, guard=Tru
         norms = engine.norms()
         engine.update(dict.fromkeys(norms, RATE), sum(n * n for n in norms.values()) ** 0.5)
         losses.append(world.sum([total])[0] / tokens)
-    state = engine.trained_state()
+    state = {k: v for k, v in engine.state().items() if net.get_parameter(k).requires_grad}
     engine.destroy()
     return state, losses
 
@@ -146,7 +146,7 @@ def accumulated(folders, cases, answers):
             norms = engine.norms()
             norm = sum(n * n for n in norms.values()) ** 0.5
             engine.update(dict.fromkeys(norms, RATE / 10), norm)
-            found.append((engine.trained_state(), world.sum([total])[0] / tokens, norm))
+            found.append(({k: v for k, v in engine.state().items() if net.get_parameter(k).requires_grad}, world.sum([total])[0] / tokens, norm))
             engine.destroy()
     return found
 
