@@ -47,7 +47,11 @@ def execute(run_dir: Path | str) -> int:
             return _attempt(run, rank)
         with hold(run.path / ".lock", WAIT_FOR_LOCK):
             _open_attempt(run)
-            return _attempt(run, rank)
+            _say(f"{run.spec['name']}: attempt {run.attempt} of {run.spec['function']} on {_node()}, "
+                 f"{os.environ.get('WORLD_SIZE', '1')} ranks")
+            code = _attempt(run, rank)
+            _say(f"{run.spec['name']}: {attempts.read_attempt(run.path, run.attempt).outcome}")
+            return code
     except Held:
         _say(f"run {run.path.name} is being run by another process: nothing to do here")
         return 2
