@@ -69,7 +69,7 @@ def ratio_figure(study: Study, answers: Answers, chance: float | None = None) ->
         _describe(ax, study, f"{name}: {q.benchmark.replace('_', ' ')}", chance)
         if language == q.target_language and answers.curve is not None and np.isfinite(answers.curve.interval).all():
             _enough(ax, answers)
-    axes[0].set_ylabel("items answered correctly (%)" if q.measure == "correct" else f"{q.measure} (%)")
+    axes[0].set_ylabel("items answered correctly (%)" if q.measure == "score" else f"{q.measure} (%)")
     return figure
 
 

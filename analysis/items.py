@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KEYS = ("item", "task", "language")
 DESCRIBING = (*KEYS, "kind", "subset", "style", "set", "concept", "cognate")
-MEASURES = ("correct", "exact", "chrf")
+MEASURES = ("score", "chrf")
 
 
 @dataclass
@@ -50,7 +50,8 @@ class Items:
 
 
 def load_items(runs: Iterable[Stored]) -> dict[str, Items]:
-    """The answers of all finished evaluations, by measure: correct (choice), exact and chrf (generation).
+    """The answers of all finished evaluations, by measure: score (what counts as right for the item's kind, see
+    core.summary) and chrf (free answers).
 
     Raises UserError that names a file which cannot be read or lacks a column."""
     import pandas as pd
@@ -131,6 +132,7 @@ def _values(table: pa.Table, measure: str) -> np.ndarray:
     if measure == "chrf":
         values = values / 100
     failed = pc.fill_null(pc.not_equal(table["status"], "ok"), False).to_numpy(zero_copy_only=False)
-    free = pc.equal(table["kind"], "generate").to_numpy(zero_copy_only=False)
-    applies = free != (measure == "correct")
-    return np.where(applies, np.where(failed, np.float32(0), values), np.float32(np.nan))
+    values = np.where(failed, np.float32(0), values)
+    if measure == "score":
+        return values
+    return np.where(pc.equal(table["kind"], "generate").to_numpy(zero_copy_only=False), values, np.float32(np.nan))

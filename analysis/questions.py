@@ -28,7 +28,7 @@ class Questions:
     benchmark: str = "naming"
     subsets: list[str] = field(default_factory=list)
     set: str = "A"
-    measure: str = "correct"         # correct | exact | chrf
+    measure: str = "score"           # score (right or wrong, or a share of it) | chrf
     margin: float = 0.03
     claim: float = 0.2
     alpha: float = 0.05

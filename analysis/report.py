@@ -121,7 +121,7 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
     def drawn(*names: str) -> list[dict[str, str]]:
         return [pictures[name] for name in names if name in pictures]
 
-    scores = [table for name, table in made.items() if name.rpartition("-")[2] in ("correct", "exact", "chrf")]
+    scores = [table for name, table in made.items() if name.rpartition("-")[2] in ("score", "chrf")]
     legend = ("Mean ± half of the 95 % interval, over items and runs. Within a language the best score is set bold on "
               "a tint; those with a dotted line below are not shown to be worse than it (one-sided test at 5 %, "
               "not corrected for the number of cells).")

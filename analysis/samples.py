@@ -89,7 +89,7 @@ def _answers(run: Stored, study: Study, task: str) -> Any:
     path = run.path / "items.parquet"
     names = [name for name in COLUMNS if name in pq.read_schema(path).names]
     frame = pq.read_table(path, columns=names, filters=[("task", "=", task)]).to_pandas()
-    subsets = study.subsets(study.items("correct"))
+    subsets = study.subsets(study.items("score"))
     if "subset" in frame and subsets:
         frame = frame[frame["subset"] == subsets[0]]
     return frame[frame["kind"] == "choice"]
@@ -143,7 +143,7 @@ def _config(run: Stored) -> dict[str, Any]:
 def chance(study: Study) -> float | None:
     """Share of right answers by guessing among the options of the deciding benchmark; None if it has none."""
     run = next((run for run in study.collected.runs if run.id in study.runs.index), None)
-    if run is None or study.questions.measure != "correct":
+    if run is None or study.questions.measure != "score":
         return None
     frame = _answers(run, study, study.questions.benchmark)
     sizes = np.array([len(options) for options in frame["options"] if options is not None and len(options)])

@@ -11,6 +11,8 @@ from analysis.series import backbone_names, text_names
 from analysis.study import Study, balanced
 from analysis.wording import interval, percent, points
 
+TITLES = {"choice": "answered correctly", "yes_no": "answered correctly", "generate": "exact match",
+          "vqa": "VQA accuracy"}
 EQUAL = 0.05  # a score is marked as not worse than the best while a one-sided test at this level cannot tell them apart
 
 
@@ -38,9 +40,10 @@ class Table:
 def benchmark_tables(study: Study) -> list[Table]:
     """One table per benchmark and measure: every condition, both languages, best and not worse than best marked."""
     made = []
-    for measure, title in (("correct", "answered correctly"), ("exact", "exact match"), ("chrf", "chrF")):
-        tasks = study.items(measure).described["task"].dropna().unique()
-        for task in sorted(tasks, key=lambda name: (name != study.questions.benchmark, name)):
+    for measure in ("score", "chrf"):
+        kinds = study.items(measure).described.groupby("task")["kind"].first()
+        for task in sorted(kinds.index, key=lambda name: (name != study.questions.benchmark, name)):
+            title = "chrF" if measure == "chrf" else TITLES.get(kinds[task], "score")
             table = _benchmark(study, task, measure, title)
             if table is not None:
                 made.append(table)

@@ -99,7 +99,7 @@ class Simulated:
                                   "concept": np.repeat(np.arange(self.world.concepts), self.world.styles)})
         empty = pd.DataFrame()
         collected = Collected([], empty, empty, empty, list(runs.columns))
-        items = {"correct": Items(ids, described, np.array(self.rows))}
+        items = {"score": Items(ids, described, np.array(self.rows))}
         return Study(collected, self.questions, ["target_ratio", "backbone", "text_only"], runs, items)
 
     def answers(self):

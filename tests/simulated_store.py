@@ -176,6 +176,7 @@ def _fill(columns: dict[str, list], block: dict, right: np.ndarray, rng) -> None
     columns["prediction"] += [options[k] for options, k in zip(block["options"], predicted, strict=True)]
     columns["predicted"] += predicted.tolist()
     columns["correct"] += right.tolist()
+    columns["score"] += right.astype(float).tolist()
     if not choice:
         columns["exact"][-n:] = right.tolist()
         columns["chrf"][-n:] = np.where(right, 100.0, 20.0).tolist()

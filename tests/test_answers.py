@@ -1,0 +1,110 @@
+"""The three answers on simulated studies of known truth, and the smaller grid that would decide what is open."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.answers import answer
+from analysis.further import further_points, next_grid, wanted_seeds, write_grid
+from analysis.questions import declared, settled
+from analysis.wording import question, sentence, verdict
+from benchmarks.simulate_studies import Simulated, World, errors_over_looks, grid, truths, validity
+from core.errors import UserError
+from tests.simulated_store import simulate
+
+WORLDS = [World("steep", adapted=.0, text=.05, run=.006, concepts=700, seed=1),
+          World("saturated", adapted=.06, text=.0, run=.006, concepts=700, seed=2),
+          World("steep", adapted=-.06, text=-.04, run=.006, concepts=700, seed=3)]
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"{world.curve} {world.adapted:+} {world.text:+}")
+def test_clear_truths_are_found(world):
+    simulated = Simulated(world)
+    simulated.run(grid(range(3)))
+    study, answers = simulated.answers()
+    verdicts = {one.key: one.verdict for one in answers.all()}
+    assert verdicts == {key: next(iter(right)) for key, right in truths(world).items()}
+    assert answers.backbone.effect == pytest.approx(world.adapted, abs=.015)
+    for one in answers.all():
+        assert verdict(one) in ("Yes", "No")
+        assert question(study, answers, one).endswith("?")
+        assert sentence(study, answers, one).endswith(".")
+
+
+def test_too_little_data_decides_nothing_and_says_what_would():
+    world = World("close", adapted=.015, text=.015, run=.03, concepts=60, seed=4)
+    simulated = Simulated(world)
+    simulated.run(grid([0]))
+    simulated.run([{"target_ratio": 0.0, "backbone": "llama", "text_only": "none", "seed": 1}])
+    _, answers = simulated.answers()
+    assert {one.verdict for one in answers.all()} == {"not decided"}
+    assert any(one.further_seeds for one in answers.all())
+    with pytest.raises(UserError, match=r"analysis.margn: unknown key"):
+        declared({"analysis": {"margn": .1}})
+
+
+def test_small_validity_run():
+    """What the committed benchmark does with 1,000 studies, with 27: coverage and wrong answers stay within noise."""
+    found = validity(27)
+    assert min(found["coverage"].values()) > .8
+    assert found["wrong"] <= .12
+    assert abs(found["median"]) < .01
+    wrong, _ = errors_over_looks(6)
+    assert wrong <= .34
+
+
+def opened():
+    """A study with one question left: text-only data, whose effect is half the margin."""
+    simulated = Simulated(World("steep", adapted=.0, text=.015, run=.022, concepts=300, seed=9))
+    simulated.run(grid(range(2)))
+    return simulated.answers()
+
+
+def test_next_asks_only_for_what_is_open(tmp_path):
+    study, answers = opened()
+    undecided = [one for one in answers.all() if one.verdict == "not decided"]
+    assert [one.key for one in undecided] == ["text_only"]
+    points = further_points(study, answers)
+    assert {point["text_only"] for point in points} == {"english", "target"}
+    assert 0.0 not in {point["target_ratio"] for point in points}
+    assert all(point["seed"] >= 2 for point in points)
+    assert len(points) == wanted_seeds(answers).sum() == 16 * min(undecided[0].further_seeds, 2)
+    path = write_grid(next_grid(study, answers, {"name": "simulated"}, "mini"), tmp_path / "next.yaml")
+    written = yaml.safe_load(path.read_text())
+    assert written["inherit"] == "mini" and written["name"] == "simulated"
+    assert len(written["include"]) == 16
+    for one in answers.all():
+        one.verdict = "yes"
+    with pytest.raises(UserError, match="every question is decided"):
+        next_grid(study, answers, {"name": "simulated"}, "mini")
+
+
+def test_answers_do_not_depend_on_where_runs_lie():
+    study, answers = opened()
+    study.runs = study.runs.iloc[::-1]
+    for items in study.loaded.values():
+        items.runs.reverse()
+        items.score = items.score[::-1]
+    again = answer(study)
+    for one, other in zip(answers.all(), again.all(), strict=True):
+        assert one.verdict == other.verdict
+        assert (one.effect, one.low, one.high) == pytest.approx((other.effect, other.low, other.high))
+
+
+def test_a_study_without_an_axis_leaves_its_question_open(tmp_path):
+    directory = simulate(tmp_path, ratios=(0.0, 0.2, 1.0), backbones=("llama",), text_only=("none",), seeds=(0, 1),
+                         items=60, tasks=("naming",), generate=False, styles=("eval-emojione",), target="cy")
+    study, answers = opened(directory)
+    assert study.target == "Welsh"
+    assert answers.backbone.verdict == answers.text_only.verdict == "not decided"
+    assert "needs two" in sentence(study, answers, answers.backbone)
+    assert np.isfinite(answers.ratio.effect)
+
+
+def test_roles_are_found_by_name():
+    levels = {"backbone": ["latxa", "llama"], "text_only": ["target", "none", "base"]}
+    found = settled(declared(None), ["en", "eu"], levels)
+    assert found.backbone == ["llama", "latxa"]
+    assert found.text_only == {"none": "none", "control": "base", "target": "target"}
+    assert found.target_language == "eu"
