@@ -21,11 +21,13 @@ from experiments import attempts, store
 from experiments.state import Attempt, Observation, Where, judge
 from slurm.job import LAUNCH, launch_name
 from slurm.sizes import REMEDY
-from slurm.submissions import Submission
+from slurm.submissions import BEGINS, Submission
 from slurm.triage import Evidence, Verdict, triage
 
 LOG_BYTES = 65536
 GOES_ON = 75
+OUTCOMES = {"cancelled": "cancelled", "killed": "lost", "hang": "lost", "preempted": "lost", "time_limit": "lost",
+            "node_failure": "lost"}     # others: failed
 
 
 def main(code: int) -> int:
@@ -34,35 +36,34 @@ def main(code: int) -> int:
     submission = Submission(**read_json(folder / "submission.json"))
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
     run = Path(submission.paths[index])
-    launch, job = launch_name(), os.environ["SLURM_JOB_ID"]
+    launch, job = launch_name(), submission.element(index)
     if (run / "DONE").exists():
         _relay(run)
         return 0
-    attempt = settle(run, launch, submission.element(index), code, folder / f"{job}.log")
+    attempt = settle(run, launch, job, code, folder / f"{os.environ['SLURM_JOB_ID']}.log")
     if attempt is None:
         return GOES_ON
     return _requeue_or_end(run, attempt, job)
 
 
-def settle(run: Path, launch: str, element: str, code: int, log: Path) -> Attempt | None:
+def settle(run: Path, launch: str, job: str, code: int, log: Path) -> Attempt | None:
     """The record of this launch's attempt, closed with what is known; None if another launch owns the run now."""
     if _superseded(run, launch):
         return None
     mine = [one for one in attempts.list_attempts(run) if one.record.get("launch") == launch]
     if not mine:
         number = max((one.number for one in attempts.list_attempts(run)), default=0) + 1
-        attempts.open_attempt(run, number, launch, "slurm", element, os.environ.get("SLURM_JOB_NODELIST", ""), 0)
+        attempts.open_attempt(run, number, launch, "slurm", job, os.environ.get("SLURM_JOB_NODELIST", ""), 0)
     else:
         number = mine[-1].number
     attempt = attempts.read_attempt(run, number)
     verdict = triage(gather(run, launch, number, code, log, listening=bool(mine)))
     if attempt.outcome is None:
-        vanished = verdict.cause in ("killed", "hang", "preempted", "time_limit", "node_failure")
-        attempts.close_attempt(run, number, "lost" if vanished else "failed", verdict.cause, verdict.reason)
+        attempts.close_attempt(run, number, OUTCOMES.get(verdict.cause, "failed"), verdict.cause, verdict.reason)
     elif attempt.outcome == "failed" and attempt.cause in ("", "unknown", "rendezvous"):
         if verdict.cause not in ("unknown", "user") and verdict.cause != attempt.cause:
             attempts.close_attempt(run, number, "failed", verdict.cause, verdict.reason, amend=True)
-    elif attempt.outcome == "stopped" and (_was_cancelled(run) or _job_state() == "CANCELLED"):
+    elif attempt.outcome == "stopped" and (_was_cancelled(run) or verdict.cause == "cancelled"):
         attempts.close_attempt(run, number, "cancelled", "cancelled", "cancelled after it had saved", amend=True)
     _note_place(run, number, verdict)
     return attempts.read_attempt(run, number)
@@ -75,7 +76,8 @@ def _superseded(run: Path, launch: str) -> bool:
 
 
 def gather(run: Path, launch: str, number: int, code: int, log: Path, listening: bool) -> Evidence:
-    text = "".join(_tail(path) for path in [log, *sorted((run / "logs").glob(f"{launch}_*.log"))])
+    mine = _tail(log).rpartition(BEGINS)[2]  # a requeued job goes on in the same file
+    text = mine + "".join(_tail(path) for path in sorted((run / "logs").glob(f"{launch}_*.log")))
     hang = read_json(run / "attempts" / f"{number:04d}.hang.json", {})
     signal_number = code - 128 if code > 128 else 0
     return Evidence(exit_code=code, exit_signal=signal_number, nodes=os.environ.get("SLURM_JOB_NODELIST", ""),
@@ -88,11 +90,12 @@ def _requeue_or_end(run: Path, attempt: Attempt, job: str) -> int:
     again = status.may_retry and attempt.cause != "memory_host"
     if attempt.cause == "memory_gpu" and again:
         again = _halve_micro_batch(run)
-    if again and _job_state() == "RUNNING" and _requeue(job):
+    if not _runs(job):
         return GOES_ON
-    if attempt.outcome == "cancelled" or _job_state() != "RUNNING":
+    if again and _requeue(job):
         return GOES_ON
-    _relay(run)
+    if attempt.outcome != "cancelled":
+        _relay(run)
     return 1
 
 
@@ -106,15 +109,16 @@ def _requeue(job: str) -> bool:
         return False
 
 
-def _job_state() -> str:
-    """RUNNING, or CANCELLED where scancel is ending this job; a requeue would bring it back to life."""
+def _runs(job: str) -> bool:
+    """False where scancel, or Slurm for a preemption, is ending this job: a requeue would bring it back to life.
+
+    `job` is 123_4, never SLURM_JOB_ID: an array's last element bears the number of the whole array."""
     try:
-        done = subprocess.run(["squeue", "--noheader", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%T"],
-                              capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(["squeue", "--noheader", f"--jobs={job}", "--format=%T"], capture_output=True, text=True,
+                              timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
-        return "RUNNING"
-    states = done.stdout.split()
-    return "RUNNING" if "RUNNING" in states else "CANCELLED"
+        return True
+    return "RUNNING" in done.stdout.split()
 
 
 def _was_cancelled(run: Path) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import stop
+from core.errors import Stopped
 from core.files import read_json, write_json
 
 MEET_SECONDS = 300.0         # for the slowest node to start
@@ -62,6 +63,8 @@ class Job:
                     stacks.unlink(missing_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
+        if code == Stopped.EXIT_CODE and place.rank:
+            code = 0  # rank 0 says that it stopped; a second bad exit would have Slurm kill it while it writes that down
         raise SystemExit(code)  # no result file: the run directory has it
 
     def _run(self, run: Path, place: Place) -> int:

@@ -23,6 +23,7 @@ from typing import Any
 from core.files import read_json, write_json
 
 KEY = 8                  # hex digits of a key and of a mark
+BEGINS = "begira: start "   # a job's log holds one such line per execution, with the number of the restart
 KEEP = 7 * 86400.0       # seconds for which the folder of an ended array is kept, for its logs
 
 

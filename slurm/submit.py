@@ -21,7 +21,7 @@ from slurm.job import Job
 from slurm.profile import Profile
 from slurm.queue import Queue
 from slurm.resources import Request
-from slurm.submissions import Submission
+from slurm.submissions import BEGINS, Submission
 
 _ROOTS = ("BEGIRA_RUNS", "BEGIRA_DATA", "BEGIRA_MODELS")
 
@@ -117,7 +117,8 @@ def setup(profile: Profile, code: Path, folder: Path) -> list[str]:
         values["HF_HUB_OFFLINE"] = "1"
     exports = [f"export {key}={shlex.quote(value)}" for key, value in values.items()]
     listen = "trap : TERM"  # what ends the job must not end this script: the epilogue still has to note it
-    return [listen, "export BEGIRA_BEGUN=$(date +%s)", *profile.setup, *exports, f"cd {shlex.quote(str(code))}"]
+    begin = ["export BEGIRA_BEGUN=$(date +%s)", f"echo {BEGINS}${{SLURM_RESTART_COUNT:-0}}"]
+    return [listen, *begin, *profile.setup, *exports, f"cd {shlex.quote(str(code))}"]
 
 
 def python(profile: Profile) -> str:

@@ -19,10 +19,11 @@ _LOG = (  # the first that matches decides
     ("memory_host", r"exceeded memory limit|oom[-_ ]kill|Out Of Memory|OUT_OF_MEMORY|Detected \d+ oom"),
     ("memory_gpu", r"CUDA out of memory|torch\.OutOfMemoryError|HIP out of memory"),
     ("disk_full", r"No space left on device|Disk quota exceeded"),
-    ("node_failure", r"uncorrectable ECC|NVRM: Xid|CUDA error: (?:unspecified launch failure|ECC)|node failure"),
+    ("node_failure", r"Node failure on|uncorrectable ECC|NVRM: Xid|CUDA error: (?:unspecified launch failure|ECC)"),
     ("rendezvous", r"Address already in use|client socket has timed out|Timed out waiting for clients|connectFullMesh"),
     ("time_limit", r"DUE TO TIME LIMIT"),
     ("preempted", r"DUE TO PREEMPTION"),
+    ("cancelled", r"\*\*\* JOB .* CANCELLED AT \S+ \*\*\*"),  # without "DUE TO": a person's scancel
     ("asset", r"LocalEntryNotFoundError|OfflineModeIsEnabled"),
     ("code", r"ModuleNotFoundError|ImportError|SyntaxError"),
 )

@@ -101,7 +101,7 @@ def end_hang(run: Path, progress: Progress, waited: float, job: str, node: str, 
                 "median": median, "node": node, "time": time.time()})
     _say(f"no step for {waited:.0f} s after step {progress.last.get('step')}: writing the stacks of all ranks")
     try:
-        subprocess.run(["scancel", "--signal=USR1", os.environ.get("SLURM_JOB_ID", job)], timeout=20, check=True)
+        subprocess.run(["scancel", "--signal=USR1", job], timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         os.kill(rank_process, signal.SIGUSR1)  # at least this one's
     time.sleep(DUMP_SECONDS)
