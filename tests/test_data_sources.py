@@ -40,13 +40,13 @@ def chat(question, answer):
 SCHEMAS = {
     "cc3m": (lambda i: {"id": str(i), "url": url(i), "caption_en": f"a dog &amp; {i} cats",
                         "caption_eu": f"txakur bat eta {i} katu"}, None),
-    "pixmo-ask": (lambda i: {"image_url": url(i // 2), "image_sha256": f"{i // 2:064x}", "question": f"What is {i}?",
+    "pixmo-ama": (lambda i: {"image_url": url(i // 2), "image_sha256": f"{i // 2:064x}", "question": f"What is {i}?",
                              "answer": f"It is {i}."},
                   lambda i: {"image_url": url(i // 2), "image_sha256": f"{i // 2:064x}", "question": f"Zer da {i}?",
                              "answer": f"{i} da."}),
     "pixmo-cap": (lambda i: {"image_url": url(i), "caption": f"A long caption {i}.", "transcripts": ["well", "er"]},
                   lambda i: {"image_url": url(i), "caption": f"Azalpen luze bat {i}."}),
-    "pixmo-capqa": (lambda i: {"image_url": url(i), "question": f"[USER] What {i}?", "answer": f"That {i}",
+    "pixmo-capqa-train": (lambda i: {"image_url": url(i), "question": f"[USER] What {i}?", "answer": f"That {i}",
                                "messages": ["x"]},
                     lambda i: {"image_url": url(i), "question": f"Zer {i}?", "answer": f"Hori {i}"}),
     "llava-instruct": (lambda i: {"id": f"{i // 2:012d}", "image": f"{i}.jpg",
@@ -67,7 +67,7 @@ SCHEMAS = {
                           "correct_choice_idx": i % 4, "direct_answers": "['a']", "image": stored(i)},
                lambda i: {"question_id": f"q{i}", "question": "Zertarako?", "choices": ["e", "f", "g", "h"],
                           "correct_choice_idx": i % 4, "image": stored(i)}),
-    "pixmo-capqa-yesno": (lambda i: {"id": i, "question": "Is it red?", "answer": ("Yes", "no.")[i % 2],
+    "pixmo-capqa": (lambda i: {"id": i, "question": "Is it red?", "answer": ("Yes", "no.")[i % 2],
                                      "image": stored(i)},
                           lambda i: {"id": i, "question": "Gorria da?", "answer": ("Bai", "ez")[i % 2],
                                      "image": stored(i)}),
@@ -178,10 +178,10 @@ def test_rows_without_image_or_translation_are_counted_not_lost(tmp_path):
 
 def test_a_missing_translation_never_shifts_its_neighbours(tmp_path):
     """Two questions per image: where one of two translations is lost, neither is guessed."""
-    options = lay(tmp_path, "pixmo-ask")
+    options = lay(tmp_path, "pixmo-ama")
     pq.write_table(pa.Table.from_pylist(list(tables.rows(options["target_data"]))[1:]), options["target_data"])
-    build("pixmo-ask", tmp_path / "out", "eu", options)
-    for record, _ in samples(tmp_path / "out", "pixmo-ask"):
+    build("pixmo-ama", tmp_path / "out", "eu", options)
+    for record, _ in samples(tmp_path / "out", "pixmo-ama"):
         number = record["id"].split("/")[1]
         assert record["turns"]["en"][1]["content"] == f"It is {number}."
         if int(number) < 2:
