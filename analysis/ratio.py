@@ -81,10 +81,11 @@ def curve(estimates: Estimates, weights: np.ndarray, levels: np.ndarray, positio
     known = np.isfinite(variance).all() and (variance > 0).all()
     inverse = 1 / variance if known else np.ones(r)
     fit = np.concatenate([isotonic(mean[: top + 1], inverse[: top + 1]), mean[top + 1:]])
-    gap = [estimates.contrast(weights[best] - row) for row in weights]
-    enough = np.array([max((estimates.contrast(weights[other] - weights[row]).p_below(margin)
-                            for other in range(r) if other != row), default=1.0) for row in range(r)])
-    lacking = np.array([estimates.contrast(weights[top] - row).p_above(margin) for row in weights])
+    pairs = estimates.contrasts((weights[:, None] - weights[None]).reshape(r * r, -1))
+    gap = pairs[best * r:(best + 1) * r]
+    enough = np.array([max((pairs[other * r + row].p_below(margin) for other in range(r) if other != row), default=1.0)
+                       for row in range(r)])
+    lacking = np.array([one.p_above(margin) for one in pairs[top * r:(top + 1) * r]])
     smallest = float(crossing(position[: top + 1], fit[: top + 1], mean[top] - margin))
     return Curve(levels, position, weights, margin, mean, fit, gap, enough, lacking, smallest,
                  _inverted(estimates, weights[: top + 1], position[: top + 1], margin, level), falls_p)

@@ -124,9 +124,10 @@ def balanced(conditions: pd.DataFrame, axis: str, levels: list[Any],
     if axis not in conditions:
         return None
     keep = np.ones(len(conditions), bool) if keep is None else keep
-    others = [name for name in conditions.columns if name != axis]
-    rest = conditions[others].astype(str).agg("|".join, axis=1).to_numpy() if others else np.full(len(conditions), "")
-    of_level = [keep & (conditions[axis].astype(str) == str(level)).to_numpy() for level in levels]
+    texts = {name: [str(value) for value in conditions[name].tolist()] for name in conditions.columns}
+    others = [values for name, values in texts.items() if name != axis]
+    rest = np.array(["|".join(row) for row in zip(*others, strict=True)] if others else [""] * len(conditions))
+    of_level = [keep & np.array([text == str(level) for text in texts[axis]]) for level in levels]
     common = set.intersection(*(set(rest[mask]) for mask in of_level)) if levels else set()
     if not common:
         return None

@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from analysis.answers import answer
+from analysis.collect import collect
 from analysis.further import further_points, next_grid, wanted_seeds, write_grid
 from analysis.questions import declared, settled
+from analysis.study import study_of
 from analysis.wording import question, sentence, verdict
 from benchmarks.simulate_studies import Simulated, World, errors_over_looks, grid, truths, validity
 from core.errors import UserError
@@ -95,7 +97,8 @@ def test_answers_do_not_depend_on_where_runs_lie():
 def test_a_study_without_an_axis_leaves_its_question_open(tmp_path):
     directory = simulate(tmp_path, ratios=(0.0, 0.2, 1.0), backbones=("llama",), text_only=("none",), seeds=(0, 1),
                          items=60, tasks=("naming",), generate=False, styles=("eval-emojione",), target="cy")
-    study, answers = opened(directory)
+    study = study_of(collect([directory]), declared({"analysis": {"set": ""}}))
+    answers = answer(study)
     assert study.target == "Welsh"
     assert answers.backbone.verdict == answers.text_only.verdict == "not decided"
     assert "needs two" in sentence(study, answers, answers.backbone)
