@@ -64,7 +64,7 @@ class Job:
         sys.stdout.flush()
         sys.stderr.flush()
         if code == Stopped.EXIT_CODE and place.rank:
-            code = 0  # rank 0 says that it stopped; a second bad exit would have Slurm kill it while it writes that down
+            code = 0  # rank 0 says it for all; at another rank's bad exit Slurm would kill it while it writes that
         raise SystemExit(code)  # no result file: the run directory has it
 
     def _run(self, run: Path, place: Place) -> int:

@@ -68,7 +68,7 @@ def test_over_budget_is_refused_before_the_first_sbatch(desk, monkeypatch):
 def test_editing_the_checkout_changes_nothing_for_queued_jobs(desk):
     grid = desk.grid("frozen", {"train": {"steps": 1}})
     desk.submit(grid)
-    code = next((desk.folder / "runs" / "frozen" / "code").iterdir())
+    code = next(p for p in (desk.folder / "runs" / "frozen" / "code").iterdir() if p.is_dir())
     script = next((desk.folder / "runs" / "frozen" / "slurm").glob("*/*_submission.sh")).read_text()
     assert f"PYTHONPATH={code}" in script and f"cd {code}" in script and "kill-on-bad-exit" in script
     pickles = list((desk.folder / "runs" / "frozen" / "slurm").glob("*/*.pkl"))
