@@ -1,24 +1,20 @@
 """Writing 100,000 small samples: this writer (with index, checksums and word counts) against webdataset.ShardWriter.
 
-    python benchmarks/write_shards.py [--samples 100000] [--rounds 3]
+    python -m benchmarks write_shards
 
-Both write the same records to the same disk in turns, each `rounds` times; the least CPU and wall time of each count.
-Prints one JSON line; `ratio` above 1 means that this writer is faster."""
+Both write the same records to the same disk in turns; the least CPU and wall time of each count."""
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.harness import Row
 from data_tools.dataset import Sample, building
 
+SAMPLES, ROUNDS = 100_000, 3
 HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (48).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
 
 
@@ -55,20 +51,11 @@ def timed(write: Callable[[Path, list], None], samples: list) -> tuple[float, fl
         shutil.rmtree(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    samples = [sample(i) for i in range(arguments.samples)]
+def rows() -> list[Row]:
+    samples = [sample(i) for i in range(SAMPLES)]
     timed(webdataset, samples[:100]), timed(ours, samples[:100])
-    rounds = [(timed(ours, samples), timed(webdataset, samples)) for _ in range(arguments.rounds)]
-    result = {name: min(r[who][unit] for r in rounds) for name, who, unit in
-              (("ours_cpu_s", 0, 0), ("webdataset_cpu_s", 1, 0), ("ours_wall_s", 0, 1), ("webdataset_wall_s", 1, 1))}
-    print(json.dumps({"samples": arguments.samples, **{k: round(v, 2) for k, v in result.items()},
-                      "ratio": round(result["webdataset_cpu_s"] / result["ours_cpu_s"], 2),
-                      "ratio_wall": round(result["webdataset_wall_s"] / result["ours_wall_s"], 2)}))
-
-
-if __name__ == "__main__":
-    main()
+    rounds = [(timed(ours, samples), timed(webdataset, samples)) for _ in range(ROUNDS)]
+    (our_cpu, our_wall), (its_cpu, its_wall) = (tuple(min(r[who][unit] for r in rounds) for unit in (0, 1))
+                                                for who in (0, 1))
+    return [Row(f"write {SAMPLES:,} samples (CPU s)", our_cpu, its_cpu, "s", its_cpu / our_cpu, 1.0),
+            Row(f"write {SAMPLES:,} samples (wall s)", our_wall, its_wall, "s", its_wall / our_wall, 1.0)]
