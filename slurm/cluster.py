@@ -5,6 +5,7 @@ and hands it to `slurm.submit`. Nothing is kept in this process: Slurm and the j
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from experiments.checks import check_runs
 from experiments.expand import Desired, Study
 from experiments.lock import Held, hold
 from experiments.reconcile import Action, Kind, reconcile, statuses
-from experiments.state import Observation, Where
+from experiments.state import Attempt, Observation, Where
 from experiments.store import Stored
 from slurm import commands, observe, resources, snapshot, submissions, submit
 from slurm.arrays import Layout, arrange
@@ -104,7 +105,8 @@ class Cluster:
             paths[run.id] = store.run_path(run)
             if environment is not None:
                 store.create(run, environment, work.runtimes.get(run.id))
-        submit.submit(folder, work.layout.arrays, paths, self.profile, snapshot.take(folder))
+        submit.submit(folder, work.layout.arrays, paths, self.profile, snapshot.take(folder),
+                      striking_nodes([attempt for record in records.values() for attempt in record.attempts], _now()))
         self._sweep(folder)
         return actions
 
@@ -113,8 +115,8 @@ class Cluster:
         starting = [a.run for a in actions if a.starts or a.kind is Kind.RELINK]
         stale = [self._seen[a.run.id].job for a in actions if a.kind in (Kind.RELINK, Kind.CANCEL)]
         runtimes = {run.id: overlay(self.profile, run) for run in starting}
-        requests = {run.id: resources.request(self.profile, {**run.runtime, **runtimes[run.id]},
-                                              self._memory_factor(study, run, actions)) for run in starting}
+        requests = {run.id: resources.request(self.profile, {**run.runtime, **runtimes[run.id]}, *_lessons(run))
+                    for run in starting}
         done = {a.run.id for a in actions if a.kind is Kind.NOTHING and a.reason == "done"}
         live = {id_: seen.job for id_, seen in self._seen.items()
                 if seen.where in (Where.HELD, Where.QUEUED, Where.RUNNING) and seen.job not in stale}
@@ -141,17 +143,27 @@ class Cluster:
             commands.cancel(others)
         return list(live)
 
-    def _memory_factor(self, study: str, run: Desired, actions: Sequence[Action]) -> float:
-        """1.5 times the memory for each attempt that ran out of it on the host."""
-        record = store.read_run(store.run_path(run))
-        return 1.5 ** sum(a.cause == "memory_host" for a in record.attempts) if record else 1.0
-
     def _sweep(self, folder: Path) -> None:
         """Remove folders of arrays that ended long ago."""
         live = {job.id.partition("_")[0] for job in self._queue.live()} if self._queue else set()
         for one in submissions.read(folder):
             if one.job and one.job not in live and one.created < _now() - submissions.KEEP:
                 submissions.remove(folder, one)
+
+
+def striking_nodes(attempts: Sequence[Attempt], now: float) -> list[str]:
+    """Nodes that were to blame for two attempts within a day: new jobs avoid them."""
+    blamed = Counter((a.record.get("culprit") or {}).get("node") for a in attempts
+                     if a.cause in ("node_failure", "hang") and (a.ended or 0.0) > now - 86400)
+    return sorted(node for node, count in blamed.items() if node and count > 1 and "[" not in node and "," not in node)
+
+
+def _lessons(run: Desired) -> tuple[int, int]:
+    """How many attempts ran out of host memory, and how many met the time limit before they had saved."""
+    record = store.read_run(store.run_path(run))
+    ended = record.attempts if record else []
+    return (sum(a.cause == "memory_host" for a in ended),
+            sum(a.cause == "time_limit" and a.outcome == "lost" for a in ended))
 
 
 def continue_study(study: str) -> None:

@@ -153,7 +153,8 @@ class Driver:
 
     def _launch(self, run: Desired, status: Status) -> None:
         if self.server is None:
-            self.server = Server(sorted({one.function.partition(":")[0] for one in self.study.runs}))
+            self.server = Server(sorted({one.function.partition(":")[0] for one in self.study.runs}),
+                                 store.study_path(self.study.name) / "server.log")
         path = store.create(run, self.environment)
         for attempt in attempts.list_attempts(path):
             if attempt.outcome is None:

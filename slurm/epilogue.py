@@ -26,6 +26,7 @@ from slurm.triage import Evidence, Verdict, triage
 
 LOG_BYTES = 65536
 GOES_ON = 75
+ENDS_ALL = ("disk_full", "asset")       # the next run would fail the same way: a person has to mend it first
 OUTCOMES = {"cancelled": "cancelled", "killed": "lost", "hang": "lost", "preempted": "lost", "time_limit": "lost",
             "node_failure": "lost"}     # others: failed
 
@@ -87,14 +88,15 @@ def gather(run: Path, launch: str, number: int, code: int, log: Path, listening:
 def _requeue_or_end(run: Path, attempt: Attempt, job: str) -> int:
     stored = store.read_run(run)
     status = judge(stored.done, stored.attempts, {}, stored.request, Observation(Where.ENDED), time.time())
-    again = status.may_retry and attempt.cause != "memory_host"
+    needs_new_job = attempt.cause == "memory_host" or (attempt.cause == "time_limit" and attempt.outcome == "lost")
+    again = status.may_retry and not needs_new_job
     if attempt.cause == "memory_gpu" and again:
         again = _halve_micro_batch(run)
     if not _runs(job):
         return GOES_ON
     if again and _requeue(job):
         return GOES_ON
-    if attempt.outcome != "cancelled":
+    if attempt.outcome != "cancelled" and attempt.cause not in ENDS_ALL:
         _relay(run)
     return 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments.state import Observation, Where
 from experiments.store import Stored
+from slurm import commands
 from slurm import queue as slurm_queue
 from slurm.queue import Job, Queue
 from slurm.submissions import Submission, key_of, newest, read
@@ -24,6 +25,8 @@ def observe(study: Path, runs: Sequence[Stored], queue: Queue | None = None) -> 
     """{run id: Observation} for the runs that were submitted, and the queue that it was read from."""
     submissions = read(study)
     submitted = newest(submissions)
+    if not submissions and not commands.installed():
+        return {}, Queue()  # a plan for a site can be made anywhere
     queue = queue or slurm_queue.look()
     unknown = [one for run in runs if not run.done and _is_open(run) and run.id in submitted
                for one, index in [submitted[run.id]] if one.element(index) not in queue.jobs]

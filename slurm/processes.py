@@ -35,13 +35,14 @@ class ServerDied(RuntimeError):
 class Server:
     """Starts the fork server on first use; `poll` gives what happened since."""
 
-    def __init__(self, modules: Sequence[str]):
+    def __init__(self, modules: Sequence[str], log: Path):
         heavy = HEAVY if any(module.startswith("core.") for module in modules) else ()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                        "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "slurm.forkserver", *heavy, "experiments.execute", *modules], env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        with open(log, "ab") as stream:  # what libraries say when they are imported
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "slurm.forkserver", *heavy, "experiments.execute", *modules], env=environment,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, start_new_session=True)
         self._buffer = b""
 
     def spawn(self, key: str, run_dir: Path, environment: dict[str, str], log: Path) -> None:

@@ -58,6 +58,7 @@ class Request:
     gpus_per_node: int
     memory_gb: float             # per node; 0: whole nodes, the site's default
     minutes: int
+    signal_seconds: int = 60     # before the limit
     whole_nodes: bool = False
 
     @property
@@ -101,8 +102,11 @@ def states(shape: Shape, ranks: int, zero_stage: int) -> float:
             + optimiser / (ranks if zero_stage >= 1 else 1))
 
 
-def request(profile: Profile, runtime: Mapping[str, Any], memory_factor: float = 1.0) -> Request:
-    """What a run with this `runtime` asks for. Raises UserError where no partition takes it."""
+def request(profile: Profile, runtime: Mapping[str, Any], starved: int = 0, late: int = 0) -> Request:
+    """What a run with this `runtime` asks for. Raises UserError where no partition takes it.
+
+    `starved` former attempts ran out of host memory: each gives half as much again, up to the node's. `late` ones were
+    ended by the limit before they had saved: each doubles the signal's margin, up to half of the walltime."""
     nodes, ranks = int(runtime.get("nodes", 1)), int(runtime.get("ranks_per_node", 1))
     node, minutes = profile.node, int(runtime.get("time_minutes") or profile.minutes)
     if ranks > max(node.gpus, node.cpus if not node.gpus else 0):
@@ -116,10 +120,12 @@ def request(profile: Profile, runtime: Mapping[str, Any], memory_factor: float =
     wanted = int(runtime.get("threads", 1)) + int(runtime.get("workers", 0))
     cpus = max(1, node.cpus // slots) if node.gpus else max(1, min(wanted, node.cpus // ranks))
     share = float(runtime.get("memory_gb") or profile.memory_gb_per_rank or node.memory_gb / slots)
-    memory = min(share * memory_factor * ranks, node.memory_gb)
+    memory = min(share * 1.5**starved * ranks, node.memory_gb)
+    margin = profile.signal_seconds
+    margin = max(margin, min(margin * 2**late, minutes * 30))
     gpus = node.gpus if partition.whole_nodes else min(ranks, node.gpus)
     return Request(partition.partition, partition.qos, nodes, ranks, cpus, gpus if profile.gres != "none" else 0,
-                   0.0 if partition.whole_nodes else round(memory, 2), minutes, partition.whole_nodes)
+                   0.0 if partition.whole_nodes else round(memory, 2), minutes, margin, partition.whole_nodes)
 
 
 def cost(profile: Profile, wanted: Request) -> float:

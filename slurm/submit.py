@@ -42,9 +42,11 @@ def recover(study: Path, queue: Queue) -> list[str]:
     return done
 
 
-def submit(study: Path, arrays: Sequence[Array], paths: Mapping[str, Path], profile: Profile,
-           code: Path) -> list[Submission]:
-    """Submit the arrays in order and release them; returns them with their job ids. Hold the study's lock."""
+def submit(study: Path, arrays: Sequence[Array], paths: Mapping[str, Path], profile: Profile, code: Path,
+           avoided: Sequence[str] = ()) -> list[Submission]:
+    """Submit the arrays in order and release them; returns them with their job ids. Hold the study's lock.
+
+    Jobs are kept off the nodes in `avoided`."""
     made: list[Submission] = []
     for array in arrays:
         waits = {run.id: {one.run: _job(one, made) for one in array.waits(arrays, index)}
@@ -54,6 +56,8 @@ def submit(study: Path, arrays: Sequence[Array], paths: Mapping[str, Path], prof
         folder = submissions.folder(study) / intent.key
         executor = _executor(folder, profile, code)
         executor.update_parameters(**parameters(intent, array, folder, profile, code, made))
+        if avoided:
+            executor.update_parameters(exclude=",".join(avoided))
         one = replace(intent, job=_sbatch(executor, intent), state="submitted")
         submissions.write(study, one)
         store.journal(study.name, "sbatch", job=one.job, name=one.name, stage=one.stage, runs=one.runs)
@@ -79,7 +83,7 @@ def parameters(one: Submission, array: Array, folder: Path, profile: Profile, co
             "output": log}
     values: dict[str, Any] = {
         "job_name": one.name, "time": wanted.minutes, "nodes": wanted.nodes, "ntasks_per_node": wanted.ranks_per_node,
-        "cpus_per_task": wanted.cpus_per_rank, "signal_delay_s": profile.signal_seconds, "stderr_to_stdout": True,
+        "cpus_per_task": wanted.cpus_per_rank, "signal_delay_s": wanted.signal_seconds, "stderr_to_stdout": True,
         "array_parallelism": profile.throttle or len(array.runs), "wckey": "begira", "use_srun": True,
         "setup": setup(profile, code, folder), "teardown": ["code=$?", f"{python(profile)} -u -m slurm.epilogue $code",
                                                             "exit $?"],

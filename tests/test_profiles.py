@@ -2,6 +2,8 @@
 import pytest
 
 from core.errors import UserError
+from experiments.state import Attempt
+from slurm.cluster import striking_nodes
 from slurm.profile import FOLDER, Billing, Profile, load
 from slurm.resources import Shape, cost, fit, request
 from slurm.sizes import parameters
@@ -71,6 +73,24 @@ def test_connector_alone_needs_one_gpu():
 def test_mistakes_are_said(what, words):
     with pytest.raises(UserError, match=words):
         what()
+
+
+def test_what_failed_attempts_teach():
+    profile = load("leonardo")
+    plain, starved, late = (request(profile, {}, *counts) for counts in ((0, 0), (1, 0), (0, 1)))
+    assert (starved.memory_gb, late.memory_gb) == (1.5 * plain.memory_gb, plain.memory_gb)
+    assert (starved.signal_seconds, late.signal_seconds) == (plain.signal_seconds, 2 * plain.signal_seconds)
+    assert request(profile, {}, starved=9).memory_gb == profile.node.memory_gb
+    assert request(profile, {"time_minutes": 20}, late=9).signal_seconds == 600
+
+
+def test_nodes_that_failed_twice_are_avoided():
+    def ended(node, hours, cause="node_failure"):
+        return Attempt(1, "lost", cause, ended=1e6 - 3600 * hours, record={"culprit": {"node": node}})
+
+    attempts = [ended("n1", 1), ended("n1", 2, "hang"), ended("n2", 1), ended("n3", 1), ended("n3", 30),
+                ended("n4", 1, "code"), ended("n4", 2, "code"), ended(None, 1), ended(None, 1)]
+    assert striking_nodes(attempts, 1e6) == ["n1"]
 
 
 def test_own_profile_inherits(tmp_path):

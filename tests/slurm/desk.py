@@ -95,7 +95,7 @@ class Desk:
 
     def until(self, ready: Callable[[], Any], seconds: float = 60.0, describe: Callable[[], str] = str,
               every: float = 0.25) -> Any:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * max(1.0, os.getloadavg()[0] / os.cpu_count() / 2)
         while not (found := ready()):
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds:.0f} s: {describe()}")

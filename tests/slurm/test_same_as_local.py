@@ -1,4 +1,4 @@
-"""One grid, two backends: the same runs with the same ids leave the same results, whether on this machine or on Slurm."""
+"""One grid, two backends: the same runs with the same ids leave the same results, on this machine and on Slurm."""
 import os
 from pathlib import Path
 
