@@ -176,20 +176,24 @@ def further(grid: Grid, overrides: Overrides = None,
 @app.command()
 def export(run: RunName, out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="DIR")]) -> None:
     """Write a trained model as a plain transformers folder, which loads without begira."""
-    from core.model import export as write
     from experiments.store import find_run
 
-    typer.echo(str(write(find_run(run), out)))
+    path = find_run(run)
+    from core.model import export as write
+
+    typer.echo(str(write(path, out)))
 
 
 @app.command()
 def ask(run: RunName, image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.", metavar="IMAGE")],
         question: Annotated[str, typer.Argument(help="In any language it learned.", metavar="QUESTION")]) -> None:
     """Ask a trained model a question about an image."""
-    from core.ask import ask as put
     from experiments.store import find_run
 
-    typer.echo(put(find_run(run), image, question))
+    path = find_run(run)
+    from core.ask import ask as put
+
+    typer.echo(put(path, image, question))
 
 
 @data.command()

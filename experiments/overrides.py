@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import UserError
 from experiments.grid import Axis, Grid, Value, plain_value
+from experiments.points import COMPARISON
 from experiments.words import nearest, text
 
 
@@ -22,6 +23,9 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
         key, sign, value = word.partition("=")
         if not sign or not key:
             raise UserError(f"'{word}' is not key=value")
+        if COMPARISON.match(value):  # for selectors; ">" and "!" mean something else in YAML
+            result[key] = value
+            continue
         try:
             result[key] = OmegaConf.to_container(OmegaConf.create(f"value: {value}"), resolve=False)["value"]
         except (yaml.YAMLError, ValueError) as error:

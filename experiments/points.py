@@ -10,7 +10,7 @@ from core.errors import UserError
 from experiments.grid import Grid, Value
 from experiments.words import text
 
-_CONDITION = re.compile(r"\s*(<=|>=|!=|<|>)\s*(\S+)\s*$")
+COMPARISON = re.compile(r"\s*(<=|>=|!=|<|>)\s*(\S+)\s*$")
 _COMPARE = {"<": lambda a, b: a < b, ">": lambda a, b: a > b, "<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b,
             "!=": lambda a, b: a != b}
 Point = Mapping[str, Value]      # axis: value
@@ -47,7 +47,7 @@ def fulfils(label: Any, wanted: Any) -> bool:
     """True if a label is the wanted one, one of several, or fulfils a comparison such as "> 0.5"."""
     if isinstance(wanted, (list, tuple)):
         return any(fulfils(label, one) for one in wanted)
-    comparison = _CONDITION.match(wanted) if isinstance(wanted, str) else None
+    comparison = COMPARISON.match(wanted) if isinstance(wanted, str) else None
     if comparison:
         sign, bound = comparison.groups()
         try:
