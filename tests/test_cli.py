@@ -116,6 +116,7 @@ def test_indivisible_batch_is_found_before_the_start(tmp_path):
 def test_help_names_every_verb():
     begira = Begira(ROOT)
     text = begira("--help")
-    for verb in "plan submit status logs cancel retry report board next export ask run data".split():
+    for verb in ("plan", "submit", "status", "logs", "cancel", "retry", "report", "board", "next", "export", "ask",
+                 "run", "data"):
         assert f" {verb} " in text
     assert "Read a whole data set" in begira("data", "--help")
