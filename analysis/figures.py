@@ -178,20 +178,24 @@ def _enough(ax: Axes, answers: Answers) -> None:
                 ha="center", va="bottom", fontsize=7.5, color=LIGHT.muted)
 
 
-def svg(figure: Figure, theme: Theme = LIGHT) -> bytes:
-    """The figure, drawn in LIGHT, as an SVG in the colours of `theme` and without background: the same for the same
-    data."""
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG without background, in the colours of LIGHT: the same bytes for the same data."""
     import matplotlib as mpl
 
     buffer = BytesIO()
     with mpl.rc_context(SETTINGS):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    drawn = buffer.getvalue().decode()
+    return buffer.getvalue()
+
+
+def recoloured(drawn: bytes, theme: Theme) -> bytes:
+    """An SVG of `svg` in the colours of another theme."""
+    text = drawn.decode()
     for field in fields(Theme):
         old, new = getattr(LIGHT, field.name), getattr(theme, field.name)
         for one, other in zip(old, new, strict=True) if isinstance(old, tuple) else [(old, new)]:
-            drawn = drawn.replace(one, other)
-    return drawn.encode()
+            text = text.replace(one, other)
+    return text.encode()
 
 
 def write_figures(made: dict[str, Figure], out: Path) -> dict[str, Path]:

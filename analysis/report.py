@@ -15,7 +15,7 @@ from typing import Any
 from analysis import wording
 from analysis.answers import Answers, answer
 from analysis.collect import collect, write_tables
-from analysis.figures import DARK, figures, svg, write_figures
+from analysis.figures import DARK, figures, recoloured, svg, write_figures
 from analysis.forest import forest
 from analysis.latex import write_latex
 from analysis.provenance import provenance_tables
@@ -184,7 +184,8 @@ def _picture(name: str, figure: Any, study: Study, answers: Answers) -> dict[str
                      f"The {study.base} text is the control: as many steps, another language.",
         "transfer": f"Concepts that had {study.target} text beside an image in training, and concepts that never had."}
     alt = f"{caption[name]} The numbers are in the tables below."
-    return {"light": _data("image/svg+xml", svg(figure)), "dark": _data("image/svg+xml", svg(figure, DARK)),
+    drawn = svg(figure)
+    return {"light": _data("image/svg+xml", drawn), "dark": _data("image/svg+xml", recoloured(drawn, DARK)),
             "caption": caption[name], "alt": alt}
 
 

@@ -122,7 +122,7 @@ def _image(run: Stored, subset: str, item: str) -> bytes | None:
             continue
         try:
             opened = open_subset(root, task["data"], task["subset"])
-            digest = int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), "big")
+            digest = int.from_bytes(hashlib.blake2b(item.encode()).digest()[:8], "big")
             for row in np.flatnonzero(opened.id_hash == np.uint64(digest)):
                 record, image = opened.read(int(row))
                 if record.get("id") == item:

@@ -1,0 +1,177 @@
+"""The report: one page that stands alone, says what the numbers say, and shows what is missing; figures and LaTeX."""
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from analysis.figures import DARK, LIGHT, MARKERS, STYLES, figures, recoloured, svg
+from analysis.report import report
+from analysis.stores import read_stores
+from core.files import write_text
+from data_tools.dataset import Sample, building
+from tests.simulated_store import Truth, simulate
+
+CALM = Truth(run=.001, item=.15)
+ITEMS = 150
+GRID = {"name": "tiny", "analysis": {"subsets": ["eval-emojione"], "margin": 0.05}}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A study whose evaluation items have images, and whose answers the data decide."""
+    root = tmp_path_factory.mktemp("report")
+    directory = simulate(root, "tiny", ratios=(0.0, 0.2, 1.0), seeds=(0, 1), items=ITEMS, truth=CALM,
+                         styles=("eval-dev", "eval-emojione"), tasks=("naming", "keywords"))
+    _images(root / "data")
+    for run in read_stores([directory]):
+        if run.is_evaluation:
+            config = yaml.safe_load((run.path / "config.yaml").read_text())
+            config["runtime"]["data_root"] = str(root / "data")
+            write_text(run.path / "config.yaml", yaml.safe_dump(config))
+    return directory
+
+
+def _images(root):
+    def samples():
+        for number in range(ITEMS):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (number, 99, 200)).save(buffer, "PNG")
+            yield Sample({"id": f"emojione/c{number}/naming", "source": "emojione", "license": "CC-BY-4.0",
+                          "task": "naming", "kind": "choice", "turns": {}, "meta": {}}, buffer.getvalue())
+
+    with building(root / "emoji-eu", "emoji-eu", ["en", "eu"]) as writer:
+        writer.subset("eval-emojione", "evaluation", samples())
+        writer.finish([{"name": "emojione", "version": "1.2.3", "licence": "CC-BY-4.0", "origin": "npm"}])
+
+
+@pytest.fixture(scope="module")
+def made(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return report([store], GRID, out), (out / "report.html").read_text(), out
+
+
+def text_of(page):
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", " ", page))).split())
+
+
+def test_the_page_asks_nothing_of_a_network(made):
+    _, page, _ = made
+    assert "<script" not in page and "<link" not in page and "@import" not in page
+    for address in re.findall(r"(?:src|srcset|href)=\"([^\"]+)\"", page):
+        assert address.startswith(("data:image/", "#")), address[:80]
+    assert "url(" not in page
+
+
+def test_the_first_screen_holds_question_answers_and_figure(made):
+    summary, page, _ = made
+    words = text_of(page[:page.index('id="reading"')])
+    assert "How much Basque image-text data" in words
+    assert [one["verdict"] for one in summary["answers"]] == ["no", "yes", "no"]
+    for one in summary["answers"]:
+        assert text_of(one["question"]) in words and text_of(one["sentence"]) in words
+    assert page.index('class="cards"') < page.index("<figure>") < page.index('id="reading"')
+    assert page.count("prefers-color-scheme: dark") >= 1 + page.count("<picture>")
+
+
+def test_sentences_state_the_numbers_of_the_summary(made):
+    summary, _, _ = made
+    for one in summary["answers"]:
+        for number in (abs(one["effect"]), one["low"], one["high"]):
+            assert f"{abs(number) * 100:.1f}" in one["sentence"]
+    gap, claim = summary["answers"][0], "20\u00a0%"
+    assert claim in gap["sentence"] and gap["low"] > .03
+
+
+def test_the_panel_shows_the_items_own_images(made, store):
+    _, page, _ = made
+    shown = re.findall(r'<div class="sample"><img src="data:image/png;base64,([^"]+)" alt="thing (\d+)"', page)
+    assert len(shown) == 6
+    right = _answers(store)
+    for content, number in shown:
+        pixel = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB").getpixel((0, 0))
+        assert right[f"c{pixel[0]}"] == f"thing {number}" and pixel[1:] == (99, 200)
+    assert "CC-BY-4.0" in page and "0 %" in text_of(page).replace("\u00a0", " ")
+
+
+def _answers(store):
+    import pyarrow.parquet as pq
+
+    path = next(run.path for run in read_stores([store]) if run.is_evaluation) / "items.parquet"
+    frame = pq.read_table(path).to_pandas()
+    frame = frame[(frame["task"] == "naming") & (frame["language"] == "en") & (frame["subset"] == "eval-emojione")]
+    return {row.concept: row.options[row.answer] for row in frame.itertuples()}
+
+
+def test_a_second_report_is_the_same(made, store, tmp_path):
+    _, page, out = made
+    report([store], GRID, tmp_path)
+    assert (tmp_path / "table.parquet").read_bytes() == (out / "table.parquet").read_bytes()
+    assert (tmp_path / "report.html").read_text() == page
+    assert "every run of the grid is done" in page
+
+
+def test_tables_mark_the_best_and_what_is_not_worse(made):
+    _, page, out = made
+    table = re.search(r'(?s)<table>\s*<caption>naming: answered.*?</table>', page).group()
+    best = [float(cell) for cell in re.findall(r'class="[^"]*best"><span>([\d.]+)', table)]
+    cells = [float(cell) for cell in re.findall(r"<td[^>]*><span>(\d+\.\d)</span>", table)]
+    assert len(best) == 2 and max(best) == max(cells)  # one per language
+    assert re.search(r'class="[^"]*equal"', table)
+    latex = (out / "latex" / "naming-score.tex").read_text()
+    assert latex.count("\\textbf") == 2 and "\\underline" in latex
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here (Debian: texlive-latex-base)")
+def test_latex_compiles(made):
+    _, _, out = made
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=out / "latex",
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (out / "latex" / "all.pdf").stat().st_size > 10_000
+
+
+def test_figures_differ_in_more_than_colour_and_have_a_dark_version(made, store):
+    from analysis.answers import answer
+    from analysis.collect import collect
+    from analysis.questions import declared
+    from analysis.study import study_of
+
+    assert len(set(MARKERS)) == len(MARKERS) and len(set(map(str, STYLES[:4]))) == 4
+    study = study_of(collect([store]), declared(None))
+    drawn = figures(study, answer(study, resample=False), .25)
+    assert set(drawn) == {"ratio", "text-only", "transfer"}
+    for figure in drawn.values():
+        for ax in figure.axes:
+            curves = [bars.lines[0] for bars in ax.containers]
+            assert len({(one.get_marker(), str(one._unscaled_dash_pattern)) for one in curves}) == len(curves) >= 2
+            names = {note.get_text() for note in ax.texts}
+            assert len(names) >= len(curves)  # lines are named where they end
+    light = svg(drawn["ratio"]).decode()
+    dark = recoloured(light.encode(), DARK).decode()
+    assert svg(drawn["ratio"]).decode() == light and LIGHT.ink in light and DARK.ink in dark
+    assert not any(colour in dark for colour in (LIGHT.ink, LIGHT.muted, *LIGHT.colours[:2]))
+    _, _, out = made
+    with Image.open(out / "figures" / "ratio.png") as image:
+        grey = np.asarray(image.convert("L"))
+    assert grey.shape[1] == 2000 and grey.min() < 60 and grey[0, 0] == 255
+
+
+def test_any_language_is_called_by_its_name_and_missing_runs_are_shown(tmp_path):
+    directory = simulate(tmp_path, "cy", ratios=(0.0, 0.2, 1.0), backbones=("llama",), text_only=("none",), seeds=(0,),
+                         items=30, tasks=("naming",), styles=("eval-emojione",), target="cy", generate=False)
+    lost = next(run for run in read_stores([directory]) if run.is_evaluation and run.axes["target_ratio"] == 0.2)
+    (lost.path / "DONE").unlink()
+    summary = report([directory], None, tmp_path / "out")
+    page = text_of((tmp_path / "out" / "report.html").read_text())
+    assert summary["missing"] == 1 and lost.name in page and "every run of the grid is done" not in page
+    assert "How much Welsh image-text data" in page and "Basque" not in page
+    assert [one["verdict"] for one in summary["answers"]][1:] == ["not decided"] * 2
