@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -233,6 +234,21 @@ def show(folder: DataDir,
 
     found = look(folder, tokenizer, sheet)
     _print_json(found) if as_json else typer.echo(shown(found))
+
+
+@data.command()
+def translate(grid: Grid, overrides: Overrides = None, *,
+              out: Annotated[Path, typer.Option(help="The data set to write.", metavar="DIR")],
+              as_json: Json = False) -> None:
+    """Put the translations of a grid of translate runs, all done, beside the source texts in a new data set."""
+    from data_tools.describe import built
+    from data_tools.translated import merge
+    from slurm import studies
+
+    began = time.monotonic()
+    manifest = merge(studies.finished(studies.open_study(grid, overrides or [])), out)
+    found = {"path": str(out), "state": "built", "manifest": manifest, "seconds": time.monotonic() - began}
+    _print_json(found) if as_json else typer.echo(built(found))
 
 
 @app.command()

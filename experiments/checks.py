@@ -64,10 +64,10 @@ def _exists(module: str) -> bool:
 
 
 def _data(value: Any, root: Path) -> Iterator[Finding]:
-    """Every {data, subset} anywhere in the configuration."""
+    """Every data set, and subset of one, that is named anywhere in the configuration."""
     if isinstance(value, Mapping):
-        if isinstance(value.get("data"), str) and "subset" in value:
-            yield from _subset(value["data"], value["subset"], root)
+        if isinstance(value.get("data"), str):
+            yield from _subset(value["data"], value.get("subset", ""), root)
         for item in value.values():
             yield from _data(item, root)
     elif isinstance(value, list):

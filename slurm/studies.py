@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from core.errors import UserError
 from experiments import overrides, store
@@ -81,6 +82,17 @@ def chosen_ids(study: Study, words: Iterable[str]) -> set[str]:
     """Ids of the selected runs."""
     seen = look(study, choose_backend(None, study.name))
     return {run.id for run in select(seen.runs, seen.statuses, words)}
+
+
+def finished(study: Study) -> list[Path]:
+    """The directories of the runs that the study is for (its targets). UserError unless all are DONE."""
+    wanted = [run for run in study.runs if run.stage in study.grid.targets]
+    records = store.read_runs(wanted)
+    missing = [run.name for run in wanted if run.id not in records or not records[run.id].done]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(wanted)} runs of {study.name} are not done ({missing[0]}, ...): "
+                        "`begira submit` runs them")
+    return [records[run.id].path for run in wanted]
 
 
 def plan(study: Study, backend: Backend) -> Plan:
