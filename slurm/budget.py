@@ -37,7 +37,7 @@ def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
     for number, array in enumerate(layout.arrays):
         price = len(array.runs) * cost(profile, array.request)
         units += price
-        node_hours += len(array.runs) * array.request.nodes * array.request.hours
+        node_hours += len(array.runs) * array.request.nodes * array.request.hours * _share(profile, array)
         after = _after(array)
         result.lines.append(f"array {number}: {array.stage}, {len(array.runs)} job{'s' * (len(array.runs) != 1)}: "
                             f"{array.request.describe()}{after}")
@@ -45,10 +45,11 @@ def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
                      "request": asdict(array.request), "cost": price})
     unit = _unit(profile, layout)
     if layout.arrays:
-        size, files = disk(layout, runtimes)
+        size, files, unknown = disk(layout, runtimes)
+        about = "at least" if unknown else "about"
         result.lines.append(f"{layout.jobs} jobs in {len(layout.arrays)} arrays on {profile.name}: at most "
                             f"{node_hours:.1f} node-hours" + (f" = {units:.1f} {unit}" if unit != "node-hours" else "")
-                            + f"; about {_bytes(size)} and {files} files")
+                            + f"; {about} {_bytes(size)} and {files} files")
         result.details.update(disk_bytes=size, files=files)
         if profile.files and files > profile.files / 2:
             result.findings.append(Finding(f"about {files} files, the site allows {profile.files}",
@@ -68,17 +69,27 @@ def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
     return result
 
 
-def disk(layout: Layout, runtimes: Mapping[str, Mapping[str, Any]]) -> tuple[float, int]:
-    """Bytes and files that the runs leave: kept checkpoints (14 bytes a trained parameter) and products (2 bytes)."""
-    size, files = 0.0, 0
+def disk(layout: Layout, runtimes: Mapping[str, Mapping[str, Any]]) -> tuple[float, int, int]:
+    """Bytes and files that the runs leave, and the number of runs whose model has no size yet.
+
+    Kept checkpoints take 14 bytes a trained parameter, products 2; logs and records some 2 MB a run."""
+    size, files, unknown = 0.0, 0, 0
     for array in layout.arrays:
         for run in array.runs:
             runtime = {**run.runtime, **runtimes.get(run.id, {})}
             found, kept = shape(run), int(runtime.get("keep_checkpoints", 1))
             ranks = array.request.nodes * array.request.ranks_per_node
-            size += (found.trained * (14 * kept + 2)) if found else 2e6
+            size += 2e6 + (found.trained * (14 * kept + 2) if found else 0.0)
+            unknown += found is None and "train" in run.config
             files += FILES_PER_RUN + kept * FILES_PER_RANK * ranks + array.request.nodes
-    return size, files
+    return size, files, unknown
+
+
+def _share(profile: Profile, array: Array) -> float:
+    """The part of each node that a job takes."""
+    if array.request.whole_nodes or not (profile.node.gpus and array.request.gpus_per_node):
+        return 1.0
+    return array.request.gpus_per_node / profile.node.gpus
 
 
 def _after(array: Array) -> str:

@@ -18,10 +18,6 @@ CHUNK = 500              # job ids per command line
 _PASSING = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "temporarily unable")
 
 
-def installed() -> bool:
-    return shutil.which("squeue") is not None
-
-
 def call(*command: str, patience: float = PATIENCE, timeout: float = 60.0) -> str:
     """Standard output of a command. Raises UserError naming it if it is not there or keeps failing."""
     if not shutil.which(command[0]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from core.errors import UserError
 from experiments.state import Observation, Where
 from experiments.store import Stored
 from slurm import commands
@@ -25,9 +26,7 @@ def observe(study: Path, runs: Sequence[Stored], queue: Queue | None = None) -> 
     """{run id: Observation} for the runs that were submitted, and the queue that it was read from."""
     submissions = read(study)
     submitted = newest(submissions)
-    if not submissions and not commands.installed():
-        return {}, Queue()  # a plan for a site can be made anywhere
-    queue = queue or slurm_queue.look()
+    queue = queue or _look(lenient=not submissions)
     unknown = [one for run in runs if not run.done and _is_open(run) and run.id in submitted
                for one, index in [submitted[run.id]] if one.element(index) not in queue.jobs]
     if unknown:
@@ -38,6 +37,16 @@ def observe(study: Path, runs: Sequence[Stored], queue: Queue | None = None) -> 
             one, index = submitted[run.id]
             seen[run.id] = judge(one, index, run, queue)
     return seen, queue
+
+
+def _look(lenient: bool) -> Queue:
+    """The queue. Nothing was submitted yet: a plan can then be made anywhere, also where no Slurm answers."""
+    try:
+        return slurm_queue.look(patience=0.0 if lenient else commands.PATIENCE)
+    except UserError:
+        if lenient:
+            return Queue()
+        raise
 
 
 def judge(submission: Submission, index: int, run: Stored, queue: Queue) -> Observation:

@@ -57,10 +57,10 @@ class Queue:
         return [job for job in self.jobs.values() if not job.ended]
 
 
-def look(user: str | None = None) -> Queue:
+def look(patience: float = commands.PATIENCE) -> Queue:
     """What squeue knows: one command for any number of runs."""
-    text = commands.call("squeue", "--noheader", "--array", "--states=all", f"--user={user or commands.user()}",
-                         f"--format={SQUEUE}")
+    text = commands.call("squeue", "--noheader", "--array", "--states=all", f"--user={commands.user()}",
+                         f"--format={SQUEUE}", patience=patience)
     return Queue({job.id: job for job in parse_squeue(text)})
 
 

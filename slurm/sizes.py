@@ -21,17 +21,17 @@ def overlay(profile: Profile, run: Desired) -> dict[str, Any]:
     """What of `runtime` the site decides for this run: nodes, ranks, micro-batch, ZeRO stage; and learned remedies."""
     learned = read_json(run_path(run) / REMEDY, {})
     found = shape(run) if profile.fit else None
-    batch = (run.config.get("train") or {}).get("global_batch")
+    batch = _section(run, "train").get("global_batch")
     if found is None or not batch:
         return learned
-    tokens = int((run.config.get("pack") or {}).get("tokens", 2048))
+    tokens = int(_section(run, "pack").get("tokens", 2048))
     checkpointed = bool(run.runtime.get("gradient_checkpointing"))
     return {**fit(profile, int(batch), found, tokens, checkpointed).overlay(), **learned}
 
 
 def shape(run: Desired) -> Shape | None:
     """Size of the run's backbone, all of it trained or only what `train.trained` names; None where it is not known."""
-    name = (run.config.get("model") or {}).get("backbone")
+    name = _section(run, "model").get("backbone")
     if not isinstance(name, str) or not name or name.startswith("parent:"):
         return None
     config = read_json(Path(site_config(run)["runtime"]["models_root"]) / name / "config.json")
@@ -39,9 +39,15 @@ def shape(run: Desired) -> Shape | None:
         return None
     config = config.get("text_config") or config
     whole = parameters(config)
-    trained = whole if "backbone" in (run.config.get("train") or {}).get("trained", []) else 0.01 * whole
+    trained = whole if "backbone" in _section(run, "train").get("trained", []) else 0.01 * whole
     return Shape(whole, trained, int(config["hidden_size"]), int(config["num_hidden_layers"]),
                  int(config.get("vocab_size", 0)))
+
+
+def _section(run: Desired, name: str) -> Mapping[str, Any]:
+    """A mapping of the run's configuration; empty where a stage has none of that name."""
+    found = run.config.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def parameters(config: Mapping[str, Any]) -> float:
