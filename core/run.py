@@ -95,6 +95,7 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl. A record of training holds "step"."""
+        self.check_fence()
         append_line(self.path / "metrics.jsonl", json.dumps(record))
 
     def stop_requested(self) -> str | None:
