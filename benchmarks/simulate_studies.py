@@ -1,6 +1,6 @@
 """Simulated studies with known truth: do intervals cover, are wrong answers rare, does `begira next` save runs?
 
-    python -m benchmarks.simulate_studies [--studies 1000] [--sequential 200]
+    python -m benchmarks.simulate_studies [--studies 1000] [--followed 400] [--write docs/statistics.md]
 
 Each study is a full grid (5 ratios x 2 backbones x 3 text-only levels) whose answers are drawn item by item: items
 differ in difficulty and in what they gain from the ratio, runs of one seed share something, and every run has its own
@@ -11,8 +11,13 @@ import argparse
 import itertools
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from core.files import write_text
+
+BEGIN, END = "<!-- begin simulate_studies -->", "<!-- end simulate_studies -->"
 
 RATIOS = (0.0, 0.05, 0.2, 0.5, 1.0)
 BACKBONES = ("llama", "latxa")
@@ -222,30 +227,49 @@ def _runs_for(power: float, equal: list[tuple[int, float]]) -> float:
     return float("inf") if power > equal[-1][1] else len(grid([0])) * equal[0][0]
 
 
+def described(studies: int, followed: int) -> list[str]:
+    """Everything that is measured, as lines."""
+    began = time.process_time()
+    found = validity(studies)
+    each = (time.process_time() - began) / studies
+    error = np.sqrt(found["wrong"] * (1 - found["wrong"]) / studies)
+    lines = [f"{studies} studies of {len(grid(range(3)))} runs, {each:.2f} CPU-s each",
+             *(f"  coverage of the 95 % interval, {key}: {share:.3f}" for key, share in found["coverage"].items()),
+             f"  studies with any wrong answer at the first of three looks: {found['wrong']:.3f} +- {error:.3f}",
+             f"  questions decided at the first look: {found['decided']:.2f}",
+             f"  smallest ratio, estimate minus truth: median {found['median']:+.4f}, mean {found['bias']:+.4f}; above "
+             f"it in {found['above']:.2f} of the studies; mean width of its interval {found['width']:.3f}"]
+    if followed:
+        wrong, error = errors_over_looks(followed)
+        saved = savings(followed)
+        share = saved["runs"] / saved["equal_runs"]
+        lines += [f"{followed} studies with all truths on a bound, three looks: {wrong:.3f} +- {error:.3f} with any "
+                  "wrong answer (limit 0.05)",
+                  f"{followed} studies in which `next` is followed from 2 seeds: {saved['runs']:.0f} runs, "
+                  f"{saved['decided']:.3f} of the questions decided",
+                  *(f"  equal seeding, {seeds} seeds: {count} runs, {share:.3f} decided"
+                    for seeds, count, share in saved["equal"]),
+                  f"  runs of next / runs of equal seeding at the same power: {share:.2f}"]
+    return lines
+
+
+def write_into(path: Path, lines: list[str]) -> None:
+    """Replace what stands between the two marks of the page."""
+    before, rest = path.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    write_text(path, f"{before}{BEGIN}\n```\n" + "\n".join(lines) + f"\n```\n{END}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000)
-    parser.add_argument("--sequential", type=int, default=200, help="studies in which `begira next` is followed")
+    parser.add_argument("--followed", type=int, default=400, help="studies in which `begira next` is followed")
+    parser.add_argument("--write", type=Path, help="page whose numbers are replaced, e.g. docs/statistics.md")
     options = parser.parse_args()
-    began = time.process_time()
-    found = validity(options.studies)
-    error = np.sqrt(found["wrong"] * (1 - found["wrong"]) / found["studies"])
-    print(f"{found['studies']} studies of {len(grid(range(3)))} runs, {time.process_time() - began:.0f} CPU-s")
-    for key, share in found["coverage"].items():
-        print(f"  coverage of the 95 % interval, {key}: {share:.3f}")
-    print(f"  studies with any wrong answer at the first of three looks: {found['wrong']:.3f} +- {error:.3f}")
-    print(f"  questions decided: {found['decided']:.2f}")
-    print(f"  smallest ratio, estimate minus truth: mean {found['bias']:+.4f}, median {found['median']:+.4f}, above "
-          f"it in {found['above']:.2f} of the studies; mean width of its interval {found['width']:.3f}")
-    if options.sequential:
-        wrong, error = errors_over_looks(options.sequential)
-        print(f"studies with any wrong answer after three looks, all truths on a bound: {wrong:.3f} +- {error:.3f} "
-              "(limit 0.05)")
-        saved = savings(options.sequential)
-        print(f"following next from 2 seeds: {saved['runs']:.0f} runs, {saved['decided']:.3f} of the questions decided")
-        for seeds, count, share in saved["equal"]:
-            print(f"  equal seeding, {seeds} seeds: {count} runs, {share:.3f} decided")
-        print(f"  runs of next / runs of equal seeding at the same power: {saved['runs'] / saved['equal_runs']:.2f}")
+    lines = described(options.studies, options.followed)
+    print("\n".join(lines))
+    if options.write:
+        write_into(options.write, lines)
 
 
 if __name__ == "__main__":
