@@ -29,6 +29,7 @@ class Runtime:
     zero_stage: int = 0              # DeepSpeed ZeRO 0-3
     gradient_checkpointing: bool = False
     compile: bool = False
+    cache_features: bool = False     # keep a frozen encoder's features beside the data; for small sets only
     save_every: int = 200            # steps between checkpoints
     keep_checkpoints: int = 1        # finished checkpoints that are kept; 1 is the newest
     log_every: int = 10              # steps between log lines
@@ -196,12 +197,52 @@ class EvaluateConfig:
     runtime: Runtime = field(default_factory=Runtime)
 
 
+@dataclass
+class Engine:
+    """One translation engine; see `data_tools.engines`."""
+
+    kind: str = "marian"             # marian: a local seq2seq folder | llm: an OpenAI-compatible endpoint | dictionary
+    model: str = ""                  # folder below `runtime.models_root`, the endpoint's model, or a JSON file of words
+    prompt: str = "llm-1"            # llm: file of `data_tools/engines_prompts`; a changed prompt gets a new name
+    temperature: float = 0.0         # llm
+    beams: int = 1                   # marian
+    batch_tokens: int = 4096         # marian: source tokens of a batch, padding included
+    characters: int = 2000           # longest piece that is sent in one go; longer texts are cut at sentences
+
+
+@dataclass
+class TranslateRuntime(Runtime):
+    endpoint: str = ""               # llm: the server's address, up to and with /v1
+    requests: int = 8                # llm: at the same time
+    timeout: float = 120.0           # llm: seconds for one answer
+    tries: int = 6                   # llm: for one text, with growing pauses
+    device: str = "auto"             # marian: auto | cpu | cuda
+
+
+@dataclass
+class TranslateConfig:
+    """Stage `data_tools.translate:translate`: one chunk of a data set's texts, each text once."""
+
+    data: str = ""
+    subsets: list[str] = field(default_factory=list)     # empty: all
+    source_language: str = "en"
+    target_language: str = "eu"
+    where: str = "missing"           # records whose target language is missing | present (replaced) | all
+    chunk: int = 0                   # of `chunks`; which texts it holds follows from their own hash
+    chunks: int = 1
+    engines: list[Engine] = field(default_factory=lambda: [Engine()])    # the next one gets what gates rejected
+    gates: dict[str, Any] = field(default_factory=dict)  # entries that replace those of data_tools/quality.yaml
+    block: int = 256                 # texts that are written at once: what a stopped run loses at most
+    runtime: TranslateRuntime = field(default_factory=TranslateRuntime)
+
+
 SCHEMAS: dict[str, type] = {
     "core.encoder:encoder": EncoderConfig,
     "core.backbone:backbone": BackboneConfig,
     "core.train:align": FinetuneConfig,
     "core.train:finetune": FinetuneConfig,
     "core.evaluate:evaluate": EvaluateConfig,
+    "data_tools.translate:translate": TranslateConfig,
 }
 
 

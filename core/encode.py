@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,7 @@ class Encoder:
         self._backend.no_truncation()
         self._specials = sorted({str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}, key=len)
         self._shapes: dict[tuple[str, ...], _Shape] = {}
+        self.read_image: Callable[[bytes], np.ndarray] = self._read_image  # core.features puts a table in its place
         self.key = self._key()
 
     def encode(self, record: dict[str, Any], language: str, image: bytes | None = None) -> Encoded:
@@ -99,10 +100,13 @@ class Encoder:
             if self.pixels is None:
                 raise UserError("this mixture holds images and the run has no vision encoder: name text subsets only")
             try:
-                pixels = self.pixels(open_image(image))[None]
+                pixels = self.read_image(image)[None]
             except Exception as error:  # decoders raise what they like on broken files
                 raise Corrupt(_id(record), f"its image cannot be decoded ({type(error).__name__}: {error})") from error
         return Encoded(ids, supervised, pixels)
+
+    def _read_image(self, data: bytes) -> np.ndarray:
+        return self.pixels(open_image(data))
 
     def prompt(self, question: str) -> np.ndarray:
         """Ids int64 [n] of a user turn up to where the assistant begins to speak, exactly as in training.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def _load(path: Path, subset: Subset) -> dict[str, tuple[np.ndarray, np.ndarray]
                 return {}
             names = [n.removeprefix("tokens_") for n in arrays.files if n.startswith("tokens_")]
             return {n: (arrays[f"tokens_{n}"], arrays[f"loss_{n}"]) for n in names}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, BadZipFile):
         return {}
 
 

@@ -24,6 +24,7 @@ from core.order import COLUMNS, SAMPLES, Stream
 
 PIECE = 8192             # samples in a piece, about
 RUN_UP = 1024            # samples before it
+_AHEAD = 1024            # lengths looked up at a time
 
 
 @dataclass
@@ -52,9 +53,9 @@ class Merged:
         means = np.array([s.full.total[self.unit] / len(s.full.index) for s in streams])
         self.mean = float(1 / (self.weights / means).sum())     # units per sample
         language = [s for s in range(len(streams)) if target[s] >= 0]
-        self._competing = float(self.weights[language].sum())
-        self._ratio = float(sum(self.weights[s] for s in language if target[s])) / max(self._competing, 1e-300)
-        self._slack = float(self._competing / max((self.weights[language] / means[language]).sum(), 1e-300))
+        competing = float(self.weights[language].sum())
+        self.ratio = float(sum(self.weights[s] for s in language if target[s])) / max(competing, 1e-300)
+        self.slack = float(competing / max((self.weights[language] / means[language]).sum(), 1e-300))
         self._anchors: OrderedDict[int, np.ndarray] = OrderedDict()
         self._pieces: OrderedDict[int, Piece] = OrderedDict()
 
@@ -129,82 +130,82 @@ class _Scheduler:
 
     def __init__(self, merged: Merged, counts: np.ndarray, stop: np.ndarray | None):
         self.merged, self.counts = merged, [int(c) for c in counts]
-        self.read = [s.at(c)[s.unit] for s, c in zip(merged.streams, self.counts, strict=True)]
-        self.read = [float(r) for r in self.read]
-        self.left = [1 << 62] * len(counts) if stop is None else [int(n) for n in stop - counts]
+        self.read = [float(s.at(c)[s.unit]) for s, c in zip(merged.streams, self.counts, strict=True)]
+        self.left = None if stop is None else [int(n) for n in stop - counts]
         self.ahead: list[list[float]] = [[] for _ in counts]       # lengths of the samples to come, the next one last
         self.weights = merged.weights.tolist()
-        self.rows = [[s for s in members if self.left[s] > 0] for members in merged.members]
-        self.shares = [sum(self.weights[s] for s in members) for members in merged.members]
-        self.units = [sum(self.read[s] for s in members) for members in merged.members]
+        self.rows = merged.members
+        self.shares = [sum(self.weights[s] for s in members) for members in self.rows]
+        self.units = [sum(self.read[s] for s in members) for members in self.rows]
         self.total = sum(self.read)
-        self.drift = sum(self.read[s] * (t - merged._ratio) for s, t in enumerate(merged.target) if t >= 0)
+        self.drift = sum(self.read[s] * (t - merged.ratio) for s, t in enumerate(merged.target) if t >= 0)
 
     def run(self, goal: float) -> list[int]:
+        """Streams of the samples until `goal` units are read in all; with `stop`, of all samples up to it."""
         result: list[int] = []
-        left = min(sum(self.left), 1 << 62)
-        active = [r for r, members in enumerate(self.rows) if members]
-        starts = {r: self.units[r] / self.shares[r] for r in active}
-        due = {r: starts[r] + self._next(r)[1] / self.shares[r] for r in active}
-        while left and (left >= 1 << 61 or len(result) < left) and (self.total < goal or goal == 0.0):
-            limit = self.total * (1 + 1e-12) + 1e-9
+        active = [r for r in range(len(self.rows)) if self._open(r)]
+        starts, choices = {}, {}
+        for row in active:
+            starts[row], choices[row] = self.units[row] / self.shares[row], self._choices(row)
+        while active and (self.left is not None or self.total < goal):
+            limit, wanted = self.total * (1 + 1e-12) + 1e-9, self._wanted()
             ready = [r for r in active if starts[r] <= limit] or [min(active, key=starts.__getitem__)]
-            row = min(ready, key=due.__getitem__)
-            stream = self._choose(row)
+            row = ready[0] if len(ready) == 1 else min(ready, key=lambda r: choices[r][wanted][0])
+            stream = choices[row][wanted][1]
+            if self.left is not None and not self.left[stream]:        # only where a run-up had not fallen in
+                stream = next(s for s in self.rows[row] if self.left[s] > 0)
             result.append(stream)
             self._serve(row, stream)
-            if not self.rows[row]:
+            if self._open(row):
+                starts[row], choices[row] = self.units[row] / self.shares[row], self._choices(row)
+            else:
                 active.remove(row)
-                if not active:
-                    break
-                continue
-            starts[row] = self.units[row] / self.shares[row]
-            due[row] = starts[row] + self._next(row)[1] / self.shares[row]
         return result
+
+    def _open(self, row: int) -> bool:
+        return self.left is None or any(self.left[s] > 0 for s in self.rows[row])
 
     def _serve(self, row: int, stream: int) -> None:
         length = self._length(stream)
         self.ahead[stream].pop()
         self.counts[stream] += 1
-        self.left[stream] -= 1
         self.read[stream] += length
         self.units[row] += length
         self.total += length
         kind = self.merged.target[stream]
         if kind >= 0:
-            self.drift += length * (kind - self.merged._ratio)
-        if not self.left[stream]:
-            self.rows[row] = [s for s in self.rows[row] if s != stream]
+            self.drift += length * (kind - self.merged.ratio)
+        if self.left is not None:
+            self.left[stream] -= 1
 
-    def _choose(self, row: int) -> int:
-        """The stream of `row` that is read next: the one furthest behind, or what brings the target ratio back."""
-        members = self.rows[row]
-        if len(members) > 1:
-            ratio, slack = self.merged._ratio, self.merged._slack
-            wanted = 0 if self.drift > ratio * slack + 1e-9 else 1 if self.drift < (ratio - 1) * slack - 1e-9 else -1
-            forced = [s for s in members if self.merged.target[s] == wanted] if wanted >= 0 else members
-            if len(forced) == 1:
-                return forced[0]
-        return self._next(row)[0]
+    def _wanted(self) -> int:
+        """1 or 0 where only (not) the target language brings its ratio back, else -1."""
+        ratio, slack = self.merged.ratio, self.merged.slack
+        return 0 if self.drift > ratio * slack + 1e-9 else 1 if self.drift < (ratio - 1) * slack - 1e-9 else -1
 
-    def _next(self, row: int) -> tuple[int, float]:
-        """(stream furthest behind in its row, length of its next sample)."""
-        best, lowest, length = -1, 0.0, 0.0
+    def _choices(self, row: int) -> dict[int, tuple[float, int]]:
+        """(when it is due, stream) of the row's next sample, for each thing that can be wanted.
+
+        The stream that is furthest behind its share, among those of the wanted language where the row has it."""
+        start, share = self.units[row] / self.shares[row], self.shares[row]
+        found = []
         for s in self.rows[row]:
             size = self._length(s)
-            middle = (self.read[s] + size / 2) / self.weights[s]
-            if best < 0 or middle < lowest:
-                best, lowest, length = s, middle, size
-        return best, length
+            found.append(((self.read[s] + size / 2) / self.weights[s], start + size / share, s))
+        result = {-1: min(found)[1:]}
+        for wanted in (0, 1):
+            fitting = [f for f in found if self.merged.target[f[2]] == wanted]
+            result[wanted] = min(fitting)[1:] if fitting else result[-1]
+        return result
 
     def _length(self, stream: int) -> float:
         ahead = self.ahead[stream]
         if not ahead:
             source, count = self.merged.streams[stream], self.counts[stream]
             if source.unit == SAMPLES:
-                ahead += [1.0] * 1024
+                ahead += [1.0] * _AHEAD
             else:
-                ahead += np.diff(source.read(count, count + 1024)[1][:, source.unit])[::-1].astype(float).tolist()
+                ahead += np.diff(source.read(count, count + _AHEAD)[1][:, source.unit])[::-1].astype(float).tolist()
         return ahead[-1]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SPREAD = (0.01, 0.04)    # exchanges end when the heaviest pack is this close to the mean: inside streams, then any
+SPREAD = (0.02, 0.04)    # exchanges end when the heaviest pack is this close to the mean: inside streams, then any
 SWAPS = 8                # exchanges per pack at most
 
 

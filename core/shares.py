@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,8 @@ import numpy as np
 from core.config import Mixture, Source
 from core.errors import UserError
 from core.order import COLUMNS, IMAGES, LOSS, SAMPLES, TOKENS, Members, Stream, mix
+
+_NOTHING = 1e-9          # a smaller share is none
 
 
 @dataclass
@@ -28,10 +30,10 @@ class Pool:
 
     name: str                          # "emoji-eu/name"
     modality: str                      # image | text
-    id_hash: np.ndarray                # uint64 [n]
-    images: np.ndarray                 # int32 [n]
-    tokens: Mapping[str, np.ndarray]   # int32 [n]
-    loss: Mapping[str, np.ndarray]
+    id_hash: np.ndarray = field(repr=False)                  # uint64 [n]
+    images: np.ndarray = field(repr=False)                   # int32 [n]
+    tokens: Mapping[str, np.ndarray] = field(repr=False)     # int32 [n]
+    loss: Mapping[str, np.ndarray] = field(repr=False)
     identity: str = ""
 
     @cached_property
@@ -67,16 +69,30 @@ class Share:
     counted: bool
 
 
+@dataclass
+class _Part:
+    """One language of a source: the asked part of the source, and the units that its samples hold over the run."""
+
+    stream: Stream
+    asked: float
+    units: float
+
+
 def make_streams(mixture: Mixture, unit: int, pools: Mapping[str, Pool]) -> list[Share]:
     """The streams of a mixture; their shares sum to 1.
 
     Raises UserError for shares that make no sense or sources without a sample in the asked language."""
     _check(mixture)
     text_share = _text_share(mixture)
+    wanted = _wanted(mixture, unit, pools)
+    split = [_split(mixture, unit, pools[_name(source)], samples, _seed(mixture.seed, row, _name(source)))
+             for row, (source, _, samples) in enumerate(wanted)]
     result = []
-    for row, (source, share, samples) in enumerate(_wanted(mixture, unit, pools)):
-        parts = _split(mixture, unit, pools[_name(source)], samples, _seed(mixture.seed, row, _name(source)))
-        result += [Share(stream, share * part * (1 - text_share), row, True) for stream, part in parts]
+    for row, ((_, share, _), parts, exact) in enumerate(zip(wanted, split, _near(split, mixture), strict=True)):
+        whole = sum(part.units for part in parts)
+        for part in parts:
+            inside = part.units / whole if exact else part.asked
+            result.append(Share(part.stream, share * inside * (1 - text_share), row, True))
     for language, share in _text_languages(mixture) if text_share else ():
         result += _text_streams(mixture, unit, pools, language, text_share * share)
     if not result:
@@ -149,8 +165,8 @@ def _mean_units(pool: Pool, mixture: Mixture, unit: int) -> float:
     return float(_units(pool, language, np.flatnonzero(pool.usable(language)), unit).mean())
 
 
-def _split(mixture: Mixture, unit: int, pool: Pool, samples: int, seed: int) -> list[tuple[Stream, float]]:
-    """The base- and target-language streams of one source and their parts of it (sum 1)."""
+def _split(mixture: Mixture, unit: int, pool: Pool, samples: int, seed: int) -> list[_Part]:
+    """The base- and target-language streams of one source."""
     base, target, ratio = mixture.base_language, mixture.target_language, mixture.target_ratio
     has_base, has_target = pool.usable(base), pool.usable(target)
     members = np.flatnonzero(has_base | has_target)
@@ -162,7 +178,7 @@ def _split(mixture: Mixture, unit: int, pool: Pool, samples: int, seed: int) -> 
     k = _threshold(ratio, units[target], units[base], int(has_target[members].sum()))
     parts = []
     for language, rows, part in ((base, slice(k, None), 1 - ratio), (target, slice(0, k), ratio)):
-        if part == 0:
+        if part < _NOTHING:
             continue
         read = pool.usable(language)[members[rows]]
         full, rest = np.sort(members[rows][read]), np.sort(members[rows][read & chosen[rows]])
@@ -171,11 +187,21 @@ def _split(mixture: Mixture, unit: int, pool: Pool, samples: int, seed: int) -> 
         if epochs == 0 and len(rest):
             full, rest = rest, rest[:0]           # less than one epoch: the same images at every ratio
         stream = _stream(pool, language, full, unit, seed, epochs, rest)
-        parts.append((stream, part, float(units[language][rows].sum())))
-    # a finite set cannot meet every ratio exactly: what it gives is asked for if that is less than half a sample off
-    whole = sum(amount for *_, amount in parts)
-    exact = whole > 0 and all(abs(amount - part * whole) <= 0.5 * whole / samples for _, part, amount in parts)
-    return [(stream, amount / whole if exact else part) for stream, part, amount in parts]
+        parts.append(_Part(stream, part, float(units[language][rows].sum())))
+    return parts
+
+
+def _near(sources: list[list[_Part]], mixture: Mixture) -> list[bool]:
+    """For each source: do its streams get what their samples hold instead of what was asked?
+
+    A finite set cannot meet every ratio exactly. What it gives is taken if that is less than half a sample off, over
+    all sources: then every image is read equally often in the end."""
+    target = [sum(p.units for p in parts if p.stream.name[1] == mixture.target_language) for parts in sources]
+    whole = [sum(p.units for p in parts) for parts in sources]
+    off = [t - mixture.target_ratio * w for t, w in zip(target, whole, strict=True)]
+    half = 0.5 * sum(whole) / mixture.samples
+    return [abs(sum(off)) <= half and abs(o) <= half and all(p.units > 0 for p in parts)
+            for o, parts in zip(off, sources, strict=True)]
 
 
 def _rank(hashes: np.ndarray, seed: int, has_target: np.ndarray) -> np.ndarray:
@@ -201,8 +227,8 @@ def _systematic(n: int, wanted: int) -> np.ndarray:
 def _threshold(ratio: float, target: np.ndarray, base: np.ndarray, candidates: int) -> int:
     """How many of the first `candidates` samples are read in the target language: where their share of all units comes
     nearest to `ratio`, at least one and not all. target, base: units of each sample in either language."""
-    if ratio in (0, 1) or candidates == 0:
-        return candidates if ratio else 0
+    if candidates == 0 or ratio < _NOTHING or 1 - ratio < _NOTHING:
+        return candidates if ratio > 0.5 else 0
     here, there, whole = np.cumsum(target[:candidates]), np.cumsum(base[:candidates]), int(base.sum())
 
     def share(k: int) -> float:
