@@ -117,6 +117,8 @@ def retry(grid: Grid, selectors: Selectors = None, cluster: Cluster = None) -> N
 @app.command()
 def report(grid: Grid, overrides: Overrides = None,
            out: Annotated[Path | None, typer.Option(help="Default: reports/<study>.", metavar="DIR")] = None,
+           store: Annotated[list[Path] | None, typer.Option(
+               help="The study's folder on another cluster, to be merged; may be given again.", metavar="DIR")] = None,
            as_json: Json = False) -> None:
     """Write tables, figures, LaTeX and one HTML page, and answer the study's questions as the numbers have it."""
     from analysis.report import report as write
@@ -124,13 +126,13 @@ def report(grid: Grid, overrides: Overrides = None,
     from slurm import studies
 
     study = studies.open_study(grid, overrides or [])
-    written = write([study_path(study.name)], study.grid.resolved(), out or Path("reports") / study.name,
+    written = write([study_path(study.name), *(store or [])], study.grid.resolved(), out or Path("reports") / study.name,
                     [dict(run.axes) for run in study.runs if run.stage in study.grid.targets])
     if as_json:
         _print_json(written)
         return
     for answer in written["answers"]:
-        typer.echo(f"{answer['question']}\n  {answer['sentence']}")
+        typer.echo(f"{answer['question']} {answer['answer']}.\n  {answer['sentence']} {answer['outlook']}".rstrip())
     typer.echo(f"report: {written['paths']['report.html']}")
 
 

@@ -89,7 +89,7 @@ def _summary(study: Study, answers: Answers, one: Any) -> dict[str, Any]:
     extra = {"smallest_ratio": answers.curve.smallest, "interval": list(answers.curve.interval)} \
         if one.key == "ratio" and answers.curve else {}
     return {"key": one.key, "question": wording.question(study, answers, one), "verdict": one.verdict,
-            "sentence": wording.sentence(study, answers, one), "outlook": wording.outlook(one),
+            "answer": wording.verdict(one), "sentence": wording.sentence(study, answers, one), "outlook": wording.outlook(one),
             "further_seeds": one.further_seeds, **numbers, **extra}
 
 
