@@ -126,7 +126,8 @@ def report(grid: Grid, overrides: Overrides = None,
     from slurm import studies
 
     study = studies.open_study(grid, overrides or [])
-    written = write([study_path(study.name), *(store or [])], study.grid.resolved(), out or Path("reports") / study.name,
+    stores = [study_path(study.name), *(store or [])]
+    written = write(stores, study.grid.resolved(), out or Path("reports") / study.name,
                     [dict(run.axes) for run in study.runs if run.stage in study.grid.targets])
     if as_json:
         _print_json(written)

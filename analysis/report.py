@@ -88,8 +88,8 @@ def _summary(study: Study, answers: Answers, one: Any) -> dict[str, Any]:
     numbers = {key: value if value == value and abs(value) != float("inf") else None for key, value in numbers.items()}
     extra = {"smallest_ratio": answers.curve.smallest, "interval": list(answers.curve.interval)} \
         if one.key == "ratio" and answers.curve else {}
-    return {"key": one.key, "question": wording.question(study, answers, one), "verdict": one.verdict,
-            "answer": wording.verdict(one), "sentence": wording.sentence(study, answers, one), "outlook": wording.outlook(one),
+    return {"key": one.key, "question": wording.question(study, answers, one), "answer": wording.verdict(one),
+            "verdict": one.verdict, "sentence": wording.sentence(study, answers, one), "outlook": wording.outlook(one),
             "further_seeds": one.further_seeds, **numbers, **extra}
 
 
