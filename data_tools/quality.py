@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_SPANS = re.compile(
+SPANS = re.compile(
     r"<image>|```.*?```|`[^`\n]+`|https?://[^\s<>\"]*[^\s<>\".,;:!?)\]]|[\w.+-]+@[\w-]+\.\w[\w.-]*\w|"
     r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.+?\$\$|\$(?=[^$\n]*[\\^_=])[^$\n]{1,200}\$|\\begin\{\w+\}.*?\\end\{\w+\}|"
     r"\{\{[^{}\n]+\}\}|\$\{\w+\}|\{[A-Za-z_]\w*\}|%\(\w+\)[sd]|%[sd]\b|%\d\$?[sd]?(?=\W|$)", re.DOTALL)
@@ -37,7 +37,7 @@ def defaults() -> dict[str, Any]:
 
 def protected(text: str) -> list[str]:
     """Spans that a translation must repeat to the letter: placeholders, code, LaTeX, URLs, addresses."""
-    return _SPANS.findall(text)
+    return SPANS.findall(text)
 
 
 def options(text: str) -> list[str]:
@@ -68,7 +68,7 @@ class Gates:
         """Reasons to reject; [] means it passes. `back` is a translation back into the source language, if there is."""
         if not _WORD.search(translation) and _WORD.search(source) and not set(protected(source)) & {source.strip()}:
             return ["empty"]
-        plain_source, plain = _SPANS.sub(" ", source), _SPANS.sub(" ", translation)
+        plain_source, plain = SPANS.sub(" ", source), SPANS.sub(" ", translation)
         checks = {
             "encoding": lambda: bool(_BROKEN.search(translation)) and not _BROKEN.search(source),
             "copied": lambda: self._copied(plain_source, plain),
