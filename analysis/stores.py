@@ -49,7 +49,7 @@ class Stored:
 
     @property
     def is_evaluation(self) -> bool:
-        return self.spec.get("function", "").endswith(":evaluate") or "metrics" in self.result
+        return self.spec.get("function", "").endswith(":evaluate") or (self.path / "items.parquet").exists()
 
     @property
     def state(self) -> str:
