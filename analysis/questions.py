@@ -57,7 +57,7 @@ def nominal_level(alpha: float, looks: int) -> float:
 
     if looks == 1:
         return alpha
-    grid = np.linspace(-8 * np.sqrt(looks), 8 * np.sqrt(looks), 1601)
+    grid = np.linspace(-8 * np.sqrt(looks), 8 * np.sqrt(looks), 801)
     step = grid[1] - grid[0]
     kernel = np.exp(-np.square(grid[:, None] - grid) / 2) / np.sqrt(2 * np.pi) * step
 
