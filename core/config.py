@@ -236,6 +236,34 @@ class TranslateConfig:
     runtime: TranslateRuntime = field(default_factory=TranslateRuntime)
 
 
+@dataclass
+class DownloadRuntime(Runtime):
+    connections: int = 256           # open at the same time
+    per_host: int = 8                # of them to one host
+
+
+@dataclass
+class DownloadConfig:
+    """Stage `data_tools.download:download`: one chunk of a list of image URLs."""
+
+    list: str = ""                   # file, folder or hub id with a row per image
+    split: str = "train"
+    url_field: str = "url"
+    id_field: str = "id"             # empty: the row's number
+    out: str = "images"              # folder below `runtime.data_root`
+    chunk: int = 0                   # of `chunks`; which URLs it holds follows from their own hash
+    chunks: int = 1
+    block: int = 5000                # URLs per tar
+    side: int = 512                  # longer side in pixels that larger images are reduced to; 0: as they are
+    least_side: int = 16             # smaller images are not kept
+    most_bytes: int = 20_000_000
+    timeout: float = 20.0            # seconds for one image
+    tries: int = 3
+    pause: float = 1.0               # seconds before the second try, doubled before each further one
+    user_agent: str = "begira (research; images of public data sets)"
+    runtime: DownloadRuntime = field(default_factory=DownloadRuntime)
+
+
 SCHEMAS: dict[str, type] = {
     "core.encoder:encoder": EncoderConfig,
     "core.backbone:backbone": BackboneConfig,
@@ -243,6 +271,7 @@ SCHEMAS: dict[str, type] = {
     "core.train:finetune": FinetuneConfig,
     "core.evaluate:evaluate": EvaluateConfig,
     "data_tools.translate:translate": TranslateConfig,
+    "data_tools.download:download": DownloadConfig,
 }
 
 

@@ -7,6 +7,7 @@ ZeRO's collectives); the head is one function over however many supervised rows 
 see each other. Not here: what the sum is divided by, and the backward pass (core.train). """
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -66,11 +67,11 @@ class PackedModel(nn.Module):
         embeddings = self.net.get_input_embeddings()(input_ids)
         if self.tower:
             embeddings = self.merge(embeddings, input_ids, pixels)
-        shape = embeddings.shape
-        if self.language.config._attn_implementation.startswith("flash"):  # reads documents off one flat row
+        shape, kernel, mask = embeddings.shape, self.language.config._attn_implementation, None
+        if kernel.startswith("flash"):  # reads documents off one flat row
             embeddings, position_ids = embeddings.flatten(0, 1)[None], position_ids.flatten()[None]
-        mask = document_mask(position_ids) if self.own_mask and self.language.config._attn_implementation == "sdpa" \
-            else None
+        elif kernel == "sdpa" and self.own_mask:
+            mask = document_mask(position_ids, embeddings.dtype)
         state = self.language(inputs_embeds=embeddings, position_ids=position_ids, attention_mask=mask, use_cache=False)
         return state.last_hidden_state.view(shape)
 
@@ -88,8 +89,11 @@ class PackedModel(nn.Module):
         return embeddings.masked_scatter(places[..., None], features.to(embeddings.dtype))
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the backbone sees of images: (n, tokens, width)."""
+        """What the backbone sees of images, (n, tokens, width): from pixels (n, channels, height, width), or from what
+        the tower made of them, (n, tokens, channels)."""
         config, model = self.net.config, self.net.model
+        if pixels.dim() == 3:
+            return model.multi_modal_projector(pixels.to(self.net.dtype))
         trained = any(p.requires_grad for p in model.vision_tower.parameters())
         with nullcontext() if trained else torch.no_grad():
             raw = vision_features(model.vision_tower, pixels.to(next(model.vision_tower.parameters()).dtype),
@@ -97,10 +101,11 @@ class PackedModel(nn.Module):
         return model.multi_modal_projector(raw)
 
 
-def document_mask(position_ids: torch.Tensor) -> torch.Tensor:
-    """(rows, 1, length, length) bool, true where a token may look: at itself and what precedes it in its document.
+def document_mask(position_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(rows, 1, length, length): 0 where a token may look, at itself and what precedes it in its document, else -inf.
 
     Made here and not from position_ids by transformers, which does so only under conditions that are easy to miss."""
     document = (position_ids == 0).cumsum(dim=1)
     same = document[:, :, None] == document[:, None, :]
-    return same.tril()[:, None]
+    allowed = same.tril()[:, None]
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -math.inf)

@@ -35,9 +35,10 @@ def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches
     """Train what of `model` requires a gradient, over the whole plan; go on from the newest checkpoint if there is one.
 
     batches(k) iterates over the micro-batches of this rank for steps k, k+1, ... of the plan (core.stream.Loader).
-    Every rank calls it, inside core.distributed.joined. Returns the content of result.json and, on the first rank, the
-    tensors of the trained parts by their names in `model` (Engine.state). Raises Stopped after saving when a rank was asked to stop; UserError if
-    the configuration does not fit the world or the checkpoint, or the data is broken."""
+    Every rank calls it, inside core.distributed.joined. Returns the content of result.json and, on the first rank,
+    the tensors of the trained parts by their names in `model` (Engine.state). Raises Stopped after saving when a rank
+    was asked to stop; UserError if the configuration does not fit the world or the checkpoint, or the data is
+    broken."""
     loop = _Loop(run, world, model, plan, train, runtime)
     try:
         loop.resume()

@@ -20,6 +20,7 @@ from core.distributed import World, joined
 from core.encode import Encoder
 from core.engine import part_of
 from core.errors import UserError
+from core.features import compute
 from core.forward import PackedModel
 from core.loop import fit
 from core.model import load_connector, save_product
@@ -52,6 +53,8 @@ def _train(run: Run) -> dict[str, Any]:
                              DTYPES[config.train.dtype], config.train.seed)
         plan, subsets, encoder = _plan(config, assembled, world)
         _start_connector(run, config, assembled, subsets, encoder)
+        if config.runtime.cache_features:
+            _cache(config, assembled, subsets, encoder, sources["vision"], world)
         freeze(assembled, config.train.trained)
         if config.runtime.gradient_checkpointing:
             assembled.net.gradient_checkpointing_enable({"use_reentrant": False})
@@ -74,11 +77,8 @@ def _plan(config: FinetuneConfig, assembled: Assembled, world: World) -> tuple[A
     processor = assembled.processor
     encoder = Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens, config.pack.max_tokens,
                       config.mixture.supervise)
-    if not world.first:
-        world.barrier()
-    plan, subsets = prepare(config.mixture, config.pack, config.train.global_batch, config.runtime.data_root, encoder)
-    if world.first:
-        world.barrier()
+    plan, subsets = _first_then_others(world, lambda: prepare(
+        config.mixture, config.pack, config.train.global_batch, config.runtime.data_root, encoder))
     return plan, subsets, encoder
 
 
@@ -86,6 +86,27 @@ def _batches(config: FinetuneConfig, plan: Any, subsets: Any, encoder: Any, worl
              ) -> Callable[[int], Iterator[Any]]:
     return lambda start: iter(Loader(plan, subsets, encoder, world.rank, world.size, start, config.runtime.workers,
                                      config.runtime.micro_batch))
+
+
+def _cache(config: FinetuneConfig, assembled: Assembled, subsets: Any, encoder: Encoder, vision: parts.Source,
+           world: World) -> None:
+    """Let the encoder give features in place of pixels. One rank computes what has not been computed."""
+    if "vision" in config.train.trained:
+        raise UserError("runtime.cache_features needs a frozen encoder: set it to false, or do not train vision")
+    model, tower = config.model, assembled.net.model.vision_tower
+    weights = parts.weights_hash(vision.folder)
+    encoder.read_image = _first_then_others(world, lambda: compute(
+        subsets, encoder, tower, model.vision_layer, model.vision_select, weights))
+
+
+def _first_then_others(world: World, work: Callable[[], Any]) -> Any:
+    """`work()` on the first rank, which may write files, and then on the others, which find them written."""
+    if not world.first:
+        world.barrier()
+    found = work()
+    if world.first:
+        world.barrier()
+    return found
 
 
 def _start_connector(run: Run, config: FinetuneConfig, assembled: Assembled, subsets: Any, encoder: Any) -> None:

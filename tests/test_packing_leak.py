@@ -73,9 +73,10 @@ def test_changing_one_document_changes_no_other(built):
 
 
 def test_negative_control_a_plain_causal_mask_leaks(built, monkeypatch):
-    def causal(positions):
-        length = positions.shape[1]
-        return torch.ones(length, length, dtype=torch.bool).tril()[None, None].expand(len(positions), 1, -1, -1)
+    plain = forward.document_mask
+
+    def causal(positions, dtype):
+        return plain(torch.arange(positions.shape[1])[None].expand_as(positions), dtype)
 
     monkeypatch.setattr(forward, "document_mask", causal)
     assert difference(built)[1] > 1e-4

@@ -103,8 +103,7 @@ def train(path, stop_at=None, stop_rank=0, poison=None):
 
 
 def killed(path, after, victim):
-    """The same; rank `victim` is killed by a process of its own `after` seconds from now (no handler that could
-    wait)."""
+    """The same; a process of its own (no handler that could wait) kills rank `victim` `after` seconds from now."""
     if int(os.environ["RANK"]) == victim:
         own = os.getpid()
         if os.fork() == 0:
