@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,9 +186,11 @@ def export(run: RunName, out: Annotated[Path, typer.Argument(help="Folder to wri
     from experiments.store import find_run
 
     path = find_run(run)
-    from core.model import export as write
+    with _quiet():
+        from core.model import export as write
 
-    typer.echo(str(write(path, out)))
+        written = write(path, out)
+    typer.echo(str(written))
 
 
 @app.command()
@@ -195,9 +200,11 @@ def ask(run: RunName, image: Annotated[Path, typer.Argument(help="PNG, JPEG or W
     from experiments.store import find_run
 
     path = find_run(run)
-    from core.ask import ask as put
+    with _quiet():
+        from core.ask import ask as put
 
-    typer.echo(put(path, image, question))
+        answer = put(path, image, question)
+    typer.echo(answer)
 
 
 @data.command()
@@ -268,6 +275,15 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     sys.exit(_guarded(debug))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' bars and warnings away: what a verb answers is all that it prints."""
+    os.environ.update(TQDM_DISABLE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def _guarded(debug: bool) -> int:
