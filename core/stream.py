@@ -20,6 +20,7 @@ import torch
 
 from core.config import Mixture, Pack
 from core.encode import Encoded, Encoder
+from core.errors import UserError
 from core.lengths import open_subsets, pools
 from core.mixture import Item, Plan, check_world
 from core.shards import Corrupt, Subset
@@ -168,8 +169,27 @@ class Loader:
         if self.workers == 0:
             yield from (self.reader[step] for step in steps)
             return
-        yield from DataLoader(self.reader, batch_size=None, sampler=steps, num_workers=self.workers,
-                              multiprocessing_context="fork", prefetch_factor=2, worker_init_fn=_one_thread)
+        for found in DataLoader(_Worker(self.reader), batch_size=None, sampler=steps, num_workers=self.workers,
+                                multiprocessing_context="fork", prefetch_factor=2, worker_init_fn=_one_thread):
+            if isinstance(found, UserError):
+                raise found
+            yield found
+
+
+@dataclass
+class _Worker:
+    """The reader in a worker: a user's mistake is handed over as it is, not wrapped into a traceback."""
+
+    reader: Reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, step: int) -> list[Packed] | UserError:
+        try:
+            return self.reader[step]
+        except UserError as error:
+            return error
 
 
 def _one_thread(_: int) -> None:
