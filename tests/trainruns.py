@@ -67,11 +67,11 @@ def change(path: Path, **runtime) -> None:
     (path / "config.yaml").write_text(json.dumps(config))
 
 
-def train(path, stop_at=None, stop_rank=0, poison=None):
+def train(path, stop_at=None, stop_rank=0, spoil=None):
     """Run `finetune` on this rank; ledger-<rank>.jsonl gets the keys of every step as the loop takes it.
 
-    stop_at: rank `stop_rank` is asked to stop once it has taken that step. poison: (step, rank) whose pixels become
-    infinite. Returns the result, or "stopped at <step>"."""
+    stop_at: rank `stop_rank` is asked to stop once it has taken that step. spoil(step, rank, micro_batches) may change
+    what the loop is given, or raise. Returns the result, or "stopped at <step>"."""
     run, rank = Run(path), int(os.environ.get("RANK", "0"))
     taken = {"step": 0}
     plain = stages._batches
@@ -84,10 +84,8 @@ def train(path, stop_at=None, stop_rank=0, poison=None):
         def feed(start):
             for step, micros in enumerate(plain(config, plan, subsets, encoder, world)(start), start + 1):
                 taken["step"] = step
-                if poison == (step, rank):
-                    for micro in micros:
-                        if micro.pixels is not None:
-                            micro.pixels.fill_(float("inf"))
+                if spoil is not None:
+                    spoil(step, rank, micros)
                 with open(path / f"ledger-{rank}.jsonl", "a") as ledger:
                     ledger.write(json.dumps([step, [micro.keys for micro in micros]]) + "\n")
                 yield micros

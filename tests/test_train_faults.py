@@ -1,0 +1,73 @@
+"""What goes wrong on one rank is known to all before anyone acts: a gradient that is not finite, data that cannot be
+read, a loader that fails. Two gloo ranks."""
+import json
+import shutil
+
+import pytest
+import torch
+import trainruns
+from ranks import run_ranks
+from trainruns import curve, finetune_run, site, weights
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return site(tmp_path_factory.mktemp("site"))
+
+
+def poisoned(path, rank=1, steps=(3,)):
+    def spoil(step, own_rank, micros):
+        if step in steps and own_rank == rank:
+            for micro in micros:
+                if micro.pixels is not None:
+                    micro.pixels.fill_(float("inf"))
+
+    return trainruns.train(path, spoil=spoil)
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [
+    (2, "float32"), *(pytest.param(stage, dtype, marks=pytest.mark.slow) for stage, dtype in (
+        (0, "float32"), (1, "float32"), (3, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")))])
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_all(root, stage, dtype):
+    path = finetune_run(root, f"poison-{stage}-{dtype}", zero_stage=stage, dtype=dtype)
+    results = run_ranks(poisoned, 2, path, timeout=120)
+    assert [r["skipped_steps"] for r in results] == [1, 1]
+    records = [json.loads(line) for line in (path / "skipped.jsonl").read_text().splitlines()]
+    assert sorted((r["step"], r["rank"]) for r in records) == [(3, 0), (3, 1)] and all(r["keys"] for r in records)
+    losses = {r["step"]: r["loss"] for r in curve(path)}
+    assert losses.pop(3) == 0.0 and all(3 < loss < 8 for loss in losses.values())
+    assert all(torch.isfinite(tensor).all() for tensor in weights(path).values())
+
+
+def test_too_many_skipped_steps_stop_the_run(root):
+    path = finetune_run(root, "many", train={"skip_bad_steps": 1})
+    failures = run_ranks(poisoned, 2, path, 1, (2, 3), timeout=60, expect_failure=True)
+    assert len(failures) == 2 and all("2 steps were not finite, the last is step 3" in f for f in failures)
+
+
+def failing(path):
+    def spoil(step, rank, micros):
+        if (step, rank) == (3, 1):
+            raise OSError("the disk is gone")
+
+    return trainruns.train(path, spoil=spoil)
+
+
+def test_a_loader_that_fails_on_one_rank_ends_the_step_on_all(root):
+    failures = run_ranks(failing, 2, finetune_run(root, "failing"), timeout=60, expect_failure=True)
+    assert "1 other rank(s) failed to load step 3" in failures[0] and "the disk is gone" in failures[1]
+
+
+def test_data_broken_beyond_the_limit_stops_all_ranks_and_is_named(root):
+    broken = root / "data" / "broken"
+    shutil.copytree(root / "data" / "toy", broken)
+    shard = next((broken / "image").glob("*.tar"))
+    data = shard.read_bytes()
+    shard.write_bytes(data[:len(data) // 3] + bytes(len(data) - len(data) // 3))
+    path = finetune_run(root, "broken")
+    config = json.loads((path / "config.yaml").read_text())
+    config["mixture"]["sources"] = [{"data": "broken", "subset": "image"}]
+    (path / "config.yaml").write_text(json.dumps(config))
+    failures = run_ranks(trainruns.train, 2, path, timeout=60, expect_failure=True)
+    assert len(failures) == 2 and all("samples cannot be read, more than 5% at step" in f for f in failures), failures
+    assert "broken/image:" in (path / "corrupt.log").read_text()
