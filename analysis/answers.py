@@ -85,6 +85,8 @@ def _ratio(study: Study, estimates: Estimates) -> tuple[Answer, Curve | None]:
     position = np.array([study.realised(level) for level in levels])
     fitted = curve(estimates, weights, np.array(levels, float), position, q.margin)
     claim = int(np.argmin(np.abs(fitted.levels - q.claim)))
+    if abs(fitted.levels[claim] - q.claim) > 0.05:
+        return Answer("ratio", reason=f"no ratio near {q.claim:g} was run, which is what the study claims"), fitted
     best = fitted.best if fitted.best != claim else int(np.argmax(np.delete(fitted.mean, claim)))
     best += best >= claim and fitted.best == claim
     contrast = weights[best] - weights[claim]
@@ -96,7 +98,7 @@ def _ratio(study: Study, estimates: Estimates) -> tuple[Answer, Curve | None]:
 def _backbone(study: Study, estimates: Estimates) -> Answer:
     q = study.questions
     if len(q.backbone) != 2:
-        return Answer("backbone", reason=f"the study has {len(q.backbone)} backbones; the question needs two")
+        return Answer("backbone", reason=f"backbones in the study: {len(q.backbone)}; the question needs two")
     weights = balanced(estimates.conditions, q.backbone_axis, q.backbone, _above_zero(study, estimates))
     if weights is None:
         return Answer("backbone", reason="the backbones were not run in the same combinations")

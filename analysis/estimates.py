@@ -123,12 +123,13 @@ def estimate(score: np.ndarray, runs: pd.DataFrame, clusters: np.ndarray | None 
     seeds = np.unique(runs[seed].astype(str), return_inverse=True)[1] if seed in runs else np.zeros(len(runs), int)
     m, n, c = values.mean(axis=1), len(values), len(conditions)
     x, z = np.eye(c)[codes], np.eye(seeds.max() + 1)[seeds]
-    between, shared, df, spread = _run_spread(m, x, z, conditions.iloc[codes])
+    main = np.hstack([np.ones((n, 1)), *(_indicator(runs[name]) for name in axes)])
+    between, shared, df, spread = _run_spread(m, x, z, main)
     covariance = between * np.eye(n) + shared * z @ z.T
     inverse = np.linalg.inv(covariance) if between > 0 else np.eye(n)
     mapping = np.linalg.solve(x.T @ inverse @ x, x.T @ inverse)
     by_item = mapping @ values
-    noise = _noise(values, by_item[codes], n - c)
+    noise = _noise(values, main if spread == "interactions" else x)
     mean = mapping @ m
     return Estimates(conditions, mean, by_item, mapping @ covariance @ mapping.T, mapping @ mapping.T * noise, df,
                      spread, x.sum(axis=0), list(runs.index), m, codes)
@@ -153,7 +154,7 @@ def _number_first(text: str) -> tuple[int, float, str]:
         return 1, 0.0, text
 
 
-def _run_spread(m: np.ndarray, x: np.ndarray, z: np.ndarray, axes: pd.DataFrame) -> tuple[float, float, float, str]:
+def _run_spread(m: np.ndarray, x: np.ndarray, z: np.ndarray, main: np.ndarray) -> tuple[float, float, float, str]:
     """Variance between runs of one condition, variance shared by runs of one seed, degrees of freedom, and the
     source."""
     residual, df = _residual(m, np.hstack([x, z]))
@@ -166,8 +167,7 @@ def _run_spread(m: np.ndarray, x: np.ndarray, z: np.ndarray, axes: pd.DataFrame)
     residual, df = _residual(m, x)
     if df > 0:  # every seed is used once: nothing is shared that could be told from the run itself
         return float(residual @ residual / df), 0.0, float(df), "replicates"
-    main = [np.ones((len(m), 1)), *(_indicator(axes[name]) for name in axes.columns)]
-    residual, df = _residual(m, np.hstack(main))
+    residual, df = _residual(m, main)
     if df > 0:
         return float(residual @ residual / df), 0.0, float(df), "interactions"
     return 0.0, 0.0, 0.0, "none"
@@ -183,12 +183,12 @@ def _indicator(column: Any) -> np.ndarray:
     return np.eye(codes.max() + 1)[codes]
 
 
-def _noise(values: np.ndarray, fitted: np.ndarray, df_rows: int) -> float:
-    """Variance of a run's mean that comes from noise per answer: from what condition means per item leave
+def _noise(values: np.ndarray, x: np.ndarray) -> float:
+    """Variance of a run's mean that comes from noise per answer: from what, item by item, the design `x` leaves
     unexplained."""
     units = values.shape[1]
-    if df_rows <= 0 or units < 2:
+    residual, df = _residual(values, x)
+    if df <= 0 or units < 2:
         return 0.0
-    residual = values - fitted
     residual -= residual.mean(axis=1, keepdims=True)
-    return float(np.square(residual).sum() / (df_rows * (units - 1)) / units)
+    return float(np.square(residual).sum() / (df * (units - 1)) / units)

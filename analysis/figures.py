@@ -67,9 +67,9 @@ def ratio_figure(study: Study, answers: Answers, chance: float | None = None) ->
         drawn = lines(study, study.estimates(language), q.backbone_axis, q.backbone, backbone_names(study))
         _plot(ax, drawn)
         _describe(ax, study, f"{name}: {q.benchmark.replace('_', ' ')}", chance)
-        if language == q.target_language and answers.curve is not None and np.isfinite(answers.curve.interval).all():
+        if language == q.target_language and answers.curve is not None and answers.estimates.spread != "none":
             _enough(ax, answers)
-    axes[0].set_ylabel("items answered correctly (%)" if q.measure == "score" else f"{q.measure} (%)")
+    _finish(axes, chance, q.measure)
     return figure
 
 
@@ -77,13 +77,14 @@ def panels(study: Study, line_axis: str, levels: list, names: dict, panel_axis: 
            panel_names: dict, chance: float | None = None) -> Figure | None:
     """One panel per level of one axis, one line per level of another, in the target language."""
     estimates = study.estimates(study.questions.target_language)
-    if estimates is None or line_axis not in estimates.conditions or panel_axis not in estimates.conditions:
+    axes_there = estimates is not None and {line_axis, panel_axis} <= set(estimates.conditions)
+    if not axes_there or len(levels) < 2:
         return None
     figure, axes = _canvas(len(panel_levels))
     for ax, level in zip(axes, panel_levels, strict=True):
         _plot(ax, lines(study, estimates, line_axis, levels, names, {panel_axis: level}), shift=2)
         _describe(ax, study, f"{study.target}, {panel_names.get(level, level)}", chance)
-    axes[0].set_ylabel("items answered correctly (%)")
+    _finish(axes, chance, study.questions.measure)
     return figure
 
 
@@ -98,7 +99,7 @@ def transfer_figure(study: Study, chance: float | None = None) -> Figure | None:
             return None
         _plot(ax, drawn)
         _describe(ax, study, name, chance)
-    axes[0].set_ylabel("items answered correctly (%)")
+    _finish(axes, chance, study.questions.measure)
     return figure
 
 
@@ -168,6 +169,13 @@ def _describe(ax: Axes, study: Study, title: str, chance: float | None) -> None:
         ax.axhline(chance * 100, color=LIGHT.muted, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         ax.annotate("chance", (0.985, chance * 100), xycoords=("axes fraction", "data"), xytext=(0, -3),
                     textcoords="offset points", ha="right", va="top", fontsize=7.5, color=LIGHT.muted)
+
+
+def _finish(axes: list[Axes], chance: float | None, measure: str) -> None:
+    """What needs all panels drawn: the shared limits, with room for the word below the line of chance."""
+    axes[0].set_ylabel("items answered correctly (%)" if measure == "score" else f"{measure} (%)")
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(min(low, chance * 100 - 5) if chance else low, high)
 
 
 def _enough(ax: Axes, answers: Answers) -> None:

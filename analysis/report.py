@@ -35,6 +35,8 @@ from analysis.tables import (
 )
 from core.files import write_json, write_text
 
+NUMBERS = {2: "two", 3: "three"}
+
 
 @dataclass
 class Section:
@@ -127,8 +129,8 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
               "not corrected for the number of cells).")
     found = [
         Section("text-only", "With and without text-only data", figures=drawn("text-only")),
-        Section("samples", "What three models say", _panel_words(study, shown), panel=_panel(study, shown),
-                languages=[study.target, study.base]),
+        Section("samples", f"What {NUMBERS.get(len(shown.models), 'the')} models say", _panel_words(study, shown),
+                panel=_panel(study, shown), languages=[study.target, study.base]),
         Section("scores", "Scores per benchmark", [legend], tables=scores),
         Section("transfer", "Transfer to concepts never seen", figures=drawn("transfer"), tables=of("transfer")),
         Section("loss", f"What {study.base} loses", tables=of("loss")),
@@ -176,7 +178,7 @@ def _picture(name: str, figure: Any, study: Study, answers: Answers) -> dict[str
     q = study.questions
     what = q.benchmark.replace("_", " ")
     shaded = (f" Shaded: where the smallest ratio within {wording.points(q.margin)} points of the best lies (95 %)."
-              if answers.curve is not None else "")
+              if answers.curve is not None and answers.estimates.spread != "none" else "")
     caption = {
         "ratio": f"{what.capitalize()} in both languages against the realised share of {study.target} in the "
                  "image-text data, averaged over text-only data, with 95 % intervals over items and runs." + shaded,

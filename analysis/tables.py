@@ -92,7 +92,8 @@ def _marked(estimates: Estimates, axis: str, others: list[str]) -> list[tuple[tu
     worse = [c.p_above(0.0) for c in estimates.contrasts(unit[best] - unit)]
     cells = []
     for number, mean in enumerate(estimates.contrasts(unit)):
-        mark = "best" if number == best else "equal" if worse[number] > EQUAL else ""
+        known = estimates.spread != "none"
+        mark = "best" if number == best else "equal" if known and worse[number] > EQUAL else ""
         half = mean.interval()[1] - mean.effect
         condition = estimates.conditions.iloc[number]
         cells.append((tuple(str(condition[name]) for name in others), condition[axis],

@@ -36,8 +36,9 @@ def question(study: Study, answers: Answers, one: Answer) -> str:
         claim = one.details.get("claim", study.questions.claim)
         return f"Is {percent(claim)} {study.target} image-text data enough?"
     if one.key == "backbone":
-        names = [*study.questions.backbone, "the plain backbone", "the adapted one"]
-        plain, adapted = names[:2] if len(study.questions.backbone) == 2 else names[-2:]
+        if len(study.questions.backbone) != 2:
+            return f"Is a plain backbone as good as a {study.target}-adapted one?"
+        plain, adapted = study.questions.backbone
         return f"Is {plain} as good a backbone as {study.target}-adapted {adapted}?"
     return f"Does text-only {study.target} data help?"
 
@@ -45,7 +46,8 @@ def question(study: Study, answers: Answers, one: Answer) -> str:
 def sentence(study: Study, answers: Answers, one: Answer) -> str:
     """What the numbers say, without the verdict's word."""
     if one.contrast is None:
-        return f"The data cannot say: {one.reason}."
+        rest = f" {smallest(study, answers)}" if one.key == "ratio" and answers.curve is not None else ""
+        return f"The data cannot say: {one.reason}.{rest}"
     return {"ratio": _ratio, "backbone": _backbone, "text_only": _text_only}[one.key](study, answers, one)
 
 
@@ -108,11 +110,23 @@ def outlook(one: Answer) -> str:
         return ""
     if one.reason:
         return f"{one.reason.capitalize()}: a second seed would tell."
+    alone = interval_alone(one)
+    caution = (f"The interval alone would say {alone}; for several questions and looks together it is not clear enough. "
+               if alone else "")
     if one.further_seeds is None:
-        return (f"Up to {MOST_SEEDS} further seeds are not expected to decide it: the effect is too close to the bound."
-                " More evaluation items, or a margin chosen otherwise in a new study, would.")
+        return (f"{caution}Even {MOST_SEEDS} further seeds are not expected to decide it: the effect is too close to the "
+                "bound for this many items.")
     seeds = "seed" if one.further_seeds == 1 else "seeds"
-    return f"About {one.further_seeds} further {seeds} per condition would decide it if the effect is as estimated."
+    return (f"{caution}About {one.further_seeds} further {seeds} per condition would decide it if the effect is as "
+            "estimated.")
+
+
+def interval_alone(one: Answer) -> str:
+    """What the 95 % interval would say if it were the only one: "yes", "no" or nothing."""
+    low, high = one.inside
+    if one.key == "text_only":
+        return "yes" if one.low > low else "no" if one.high < high else ""
+    return "yes" if one.low > low and one.high < high else "no" if one.low > high or one.high < low else ""
 
 
 def verdict(one: Answer) -> str:
