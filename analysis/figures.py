@@ -182,7 +182,7 @@ def _enough(ax: Axes, answers: Answers) -> None:
     """Shade the ratios among which the smallest that is enough lies."""
     low, high = answers.curve.interval
     ax.axvspan(low * 100 - 0.4, high * 100 + 0.4, color=LIGHT.band, zorder=0, linewidth=0)
-    ax.annotate("smallest ratio\nwithin the margin", ((low + high) * 50, 0.13), xycoords=("data", "axes fraction"),
+    ax.annotate("smallest ratio\nwithin the margin", ((low + high) * 50, 0.2), xycoords=("data", "axes fraction"),
                 ha="center", va="bottom", fontsize=7.5, color=LIGHT.muted)
 
 

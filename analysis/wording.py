@@ -111,11 +111,11 @@ def outlook(one: Answer) -> str:
     if one.reason:
         return f"{one.reason.capitalize()}: a second seed would tell."
     alone = interval_alone(one)
-    caution = (f"The interval alone would say {alone}; for several questions and looks together it is not clear enough. "
-               if alone else "")
+    caution = (f"The interval alone would say {alone}; for several questions and looks together it is not clear "
+               "enough. ") if alone else ""
     if one.further_seeds is None:
-        return (f"{caution}Even {MOST_SEEDS} further seeds are not expected to decide it: the effect is too close to the "
-                "bound for this many items.")
+        return (f"{caution}Even {MOST_SEEDS} further seeds are not expected to decide it: the effect is too close to "
+                "the bound for this many items.")
     seeds = "seed" if one.further_seeds == 1 else "seeds"
     return (f"{caution}About {one.further_seeds} further {seeds} per condition would decide it if the effect is as "
             "estimated.")
