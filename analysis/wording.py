@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from analysis.answers import MOST_SEEDS, Answer, Answers
-from analysis.study import Study
+from analysis.estimates import Contrast, Estimates
+from analysis.study import Study, balanced
 
 
 def percent(share: float) -> str:
@@ -102,6 +103,45 @@ def _text_only(study: Study, answers: Answers, one: Answer) -> str:
     if plain is not None:
         text += f" Against no text-only data: {points(plain.effect, True)} {interval(*plain.interval(), True)}."
     return text
+
+
+def transfer(study: Study) -> list[str]:
+    """What concepts without any target-language text gain at the highest ratio, in a sentence."""
+    q = study.questions
+    ends = [_ends(study, study.estimates(q.target_language, group=group)) for group in ("A", "B")]
+    if any(one is None for one in ends):
+        return []
+    seen, unseen = ends
+    low, high = unseen.interval()
+    share = f", {percent(unseen.effect / seen.effect)} of that" if low > 0 and seen.interval()[0] > 0 else ""
+    return [f"From the lowest to the highest ratio the score changes by {points(seen.effect, True)} points "
+            f"{interval(*seen.interval(), True)} on concepts that were named in {study.target} in training, and by "
+            f"{points(unseen.effect, True)} {interval(low, high, True)}{share}, on concepts that never were."
+            f"{_measurable(unseen)}"]
+
+
+def loss(study: Study) -> list[str]:
+    """What the base language loses over the whole range of ratios, in a sentence."""
+    found = _ends(study, study.estimates(study.questions.base_language))
+    if found is None:
+        return []
+    return [f"From the lowest to the highest {study.target} ratio the {study.base} score changes by "
+            f"{points(found.effect, True)} points {interval(*found.interval(), True)}.{_measurable(found)}"]
+
+
+def _measurable(contrast: Contrast) -> str:
+    low, high = contrast.interval()
+    return " With an interval that holds 0, this may be no change at all." if low <= 0 <= high else ""
+
+
+def _ends(study: Study, estimates: Estimates | None) -> Contrast | None:
+    """The highest ratio against the lowest."""
+    axis = study.questions.ratio_axis
+    levels = study.levels(axis)
+    if estimates is None or len(levels) < 2:
+        return None
+    weights = balanced(estimates.conditions, axis, [levels[0], levels[-1]])
+    return None if weights is None else estimates.contrast(weights[1] - weights[0])
 
 
 def outlook(one: Answer) -> str:
