@@ -54,8 +54,8 @@ def arrange(runs: Sequence[Desired], requests: Mapping[str, Request], done: set[
 
     A run with an unfinished parent that is neither live nor placed here waits, as does what exceeds `room` elements."""
     layout = Layout()
-    chosen: dict[tuple[str, Request], list[Desired]] = {}
-    left, known = room, set(live) | done
+    chosen: dict[tuple[int, str, Request], list[Desired]] = {}
+    left, known, depth = room, set(live) | done, {}
     for run in runs:
         ready = all(parent in known for _, parent in run.parents.values())
         if not ready or left == 0:
@@ -63,9 +63,10 @@ def arrange(runs: Sequence[Desired], requests: Mapping[str, Request], done: set[
             continue
         left = None if left is None else left - 1
         known.add(run.id)
-        chosen.setdefault((run.stage, requests[run.id]), []).append(run)
+        depth[run.id] = 1 + max((depth.get(parent, 0) for _, parent in run.parents.values()), default=0)
+        chosen.setdefault((depth[run.id], run.stage, requests[run.id]), []).append(run)
     placed: dict[str, Reference] = {}
-    for (stage, wanted), members in chosen.items():
+    for (_, stage, wanted), members in sorted(chosen.items(), key=lambda entry: entry[0][0]):  # parents' arrays first
         for after, group in _by_parents(members, placed, done, live).items():
             for run in group:
                 number = _array_for(layout.arrays, stage, wanted, after, len(group), max_array)

@@ -4,7 +4,6 @@
 and hands it to `slurm.submit`. Nothing is kept in this process: Slurm and the jobs' own epilogues go on without it."""
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from slurm.profile import Profile, load
 from slurm.queue import Queue
 from slurm.sizes import overlay
 
+WANTED = "wanted.json"
 LOCK_SECONDS = 60.0      # that a submitter waits for another one of the same study
 
 
@@ -68,32 +68,37 @@ class Cluster:
         """Submit what is to be submitted. 0: everything is done or under way; 1: something failed and stays so."""
         store.write_study(plan.study)
         runs = plan.study.runs
-        write_json(submissions.folder(store.study_path(plan.study.name)) / "wanted.json",
-                   {"cluster": self.reference, "cwd": os.getcwd(), "runs": [run.id for run in runs]})
+        _want(plan.study.name, cluster=self.reference, runs=[run.id for run in runs])
         actions = self.advance(plan.study.name, runs, create=True)
         ended = [a for a in actions if a.kind is Kind.NOTHING and a.reason.startswith(("failed", "lost", "blocked"))]
         return 1 if ended else 0
 
-    def advance(self, study: str, runs: Sequence[Desired], create: bool = False,
-                wait: float = LOCK_SECONDS) -> list[Action]:
-        """One reconciliation under the study's lock; returns the actions. UserError if another submitter holds it."""
+    def advance(self, study: str, runs: Sequence[Desired], create: bool = False, ended: str = "") -> list[Action]:
+        """One reconciliation under the study's lock; returns the actions. UserError if another submitter holds it.
+
+        `ended` is a run whose job is about to end, since we are called from inside it."""
         folder = store.study_path(study)
         try:
-            with hold(folder / ".submit.lock", wait):
-                return self._advance(study, folder, runs, create)
+            with hold(folder / ".submit.lock", LOCK_SECONDS):
+                return self._advance(study, folder, runs, create, ended)
         except Held:
             raise UserError(f"study {study} is being submitted by another process: try again when that is "
                             "through") from None
 
-    def _advance(self, study: str, folder: Path, runs: Sequence[Desired], create: bool) -> list[Action]:
+    def _advance(self, study: str, folder: Path, runs: Sequence[Desired], create: bool,
+                 ended: str) -> list[Action]:
         from slurm import queue
 
         if submit.recover(folder, queue.look()):
             self._queue = None
         records = store.read_runs(runs)
-        current = statuses(runs, records, self.observe(study, list(records.values())), _now())
+        self.observe(study, list(records.values()))
+        if ended in self._seen:
+            self._seen[ended] = Observation(Where.ENDED, self._seen[ended].job)
+        current = statuses(runs, records, self._seen, _now())
         actions = reconcile(runs, current)
         work = self.work(study, actions)
+        _want(study, waiting=len(work.layout.waiting))
         if not work.layout.arrays and not work.cancelled:
             return actions
         if work.cancelled:
@@ -166,18 +171,25 @@ def _lessons(run: Desired) -> tuple[int, int]:
             sum(a.cause == "time_limit" and a.outcome == "lost" for a in ended))
 
 
-def continue_study(study: str) -> None:
-    """What an ending job does: submit what had no room, or what now asks for another kind of job."""
-    folder = store.study_path(study)
-    wanted = read_json(submissions.folder(folder) / "wanted.json", {})
-    if not wanted:
+def _want(study: str, **values: Any) -> None:
+    """Note what the last submission was about, and how many runs had no room, for the jobs that end later."""
+    path = submissions.folder(store.study_path(study)) / WANTED
+    known = read_json(path, {})
+    if {**known, **values} != known:
+        write_json(path, {**known, **values})
+
+
+def continue_study(study: str, ended: str, anyway: bool = False) -> None:
+    """What the ending job of run `ended` does: submit what had no room, or (`anyway`) what asks for a new job."""
+    wanted = read_json(submissions.folder(store.study_path(study)) / WANTED, {})
+    if not wanted or not (anyway or wanted["waiting"]):
         return
     cluster = Cluster(wanted["cluster"])
     ids = set(wanted["runs"])
     runs = [replace(store.desired_of(record), config=Run(record.path).config)
             for record in store.read_study(study).values() if record.id in ids]
     if cluster.profile.relay:
-        cluster.advance(study, _parents_first(runs))
+        cluster.advance(study, _parents_first(runs), ended=ended)
 
 
 def _parents_first(runs: Sequence[Desired]) -> list[Desired]:

@@ -39,7 +39,7 @@ def main(code: int) -> int:
     run = Path(submission.paths[index])
     launch, job = launch_name(), submission.element(index)
     if (run / "DONE").exists():
-        _relay(run)
+        _relay(run, anyway=False)
         return 0
     attempt = settle(run, launch, job, code, folder / f"{os.environ['SLURM_JOB_ID']}.log")
     if attempt is None:
@@ -97,7 +97,7 @@ def _requeue_or_end(run: Path, attempt: Attempt, job: str) -> int:
     if again and _requeue(job):
         return GOES_ON
     if attempt.outcome != "cancelled" and attempt.cause not in ENDS_ALL:
-        _relay(run)
+        _relay(run, anyway=status.may_retry)
     return 1
 
 
@@ -151,12 +151,12 @@ def _note_place(run: Path, number: int, verdict: Verdict) -> None:
         write_json(path, {**record, "culprit": {"node": verdict.node, "rank": verdict.rank}})
 
 
-def _relay(run: Path) -> None:
+def _relay(run: Path, anyway: bool) -> None:
     """Let the study go on: what waits for room, or for a new job, is submitted by this ending one."""
     from slurm.cluster import continue_study
 
     try:
-        continue_study(run.parent.parent.name)
+        continue_study(run.parent.parent.name, run.name, anyway)
     except UserError as error:
         _say(f"the rest of the study was not looked at: {error}")
 

@@ -145,5 +145,6 @@ def _log_to(path: Path) -> None:
 
 def _watch(run: Path, place: Place) -> subprocess.Popen[bytes]:
     """A small process that sees what this one cannot when it hangs or has been superseded."""
-    arguments = [sys.executable, "-m", "slurm.watch", str(run), place.launch, place.job, place.node, str(place.rank)]
+    arguments = [sys.executable, "-S", "-m", "slurm.watch", str(run), place.launch, place.job, place.node,
+                 str(place.rank)]
     return subprocess.Popen(arguments, stdin=subprocess.DEVNULL)

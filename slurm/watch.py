@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -60,7 +59,12 @@ class Progress:
         finished = 0 < (self.last.get("total") or 0) <= (self.last.get("step") or 0)  # what is trained is written
         if self.last.get("phase") != "train" or finished or len(self.durations) < 2:
             return self.patience
-        return self.factor * statistics.median(self.durations) + self.slack
+        return self.factor * self.median() + self.slack
+
+    def median(self) -> float:
+        ordered = sorted(self.durations)
+        middle = len(ordered) // 2
+        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
     def _note(self, beat: Mapping[str, Any]) -> None:
         both_train = self.last.get("phase") == "train" == beat.get("phase")
@@ -95,7 +99,7 @@ def main(run: Path, launch: str, job: str, node: str, rank: int) -> None:
 
 def end_hang(run: Path, progress: Progress, waited: float, job: str, node: str, rank_process: int) -> None:
     """Note it, let all ranks write their stacks, kill."""
-    median = statistics.median(progress.durations) if progress.durations else None
+    median = progress.median() if progress.durations else None
     write_json(run / "attempts" / f"{progress.last['attempt']:04d}.hang.json",
                {"step": progress.last.get("step"), "phase": progress.last.get("phase"), "waited": waited,
                 "median": median, "node": node, "time": time.time()})

@@ -36,6 +36,12 @@ def test_one_child_each_is_one_linked_array():
     assert [(a.stage, len(a.runs), a.element_wise) for a in layout.arrays] == [("x", 2, -1), ("y", 2, 0)]
 
 
+def test_a_parent_stage_that_appears_late_still_comes_first():
+    runs = [run("a", "x"), run("c0", "z", "a"), run("b", "y", "a"), run("c1", "z", "b")]
+    assert [(a.stage, [r.id for r in a.runs]) for a in plan(runs).arrays] == [
+        ("x", ["a"]), ("z", ["c0"]), ("y", ["b"]), ("z", ["c1"])]
+
+
 def test_done_parents_are_not_waited_for_and_live_ones_are():
     layout = plan([run("b", "y", "done", "live")], done={"done"}, live={"live": "17_3"})
     assert [(r.run, r.job) for r in layout.arrays[0].after] == [("live", "17_3")]

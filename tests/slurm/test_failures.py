@@ -39,6 +39,19 @@ def test_exit_classes(desk, shared, accounting):
             shared.call("start-daemon", "slurmdbd")
 
 
+def test_out_of_memory_gets_a_larger_job_by_itself(desk):
+    """Nobody calls submit again: the ending job submits its successor, and what waited for it waits for that one."""
+    desk.profiled(memory_gb_per_rank=0.4)
+    grid = desk.grid("grows", {"train": {"fail": {"kind": "memory", "step": 1, "attempts": 1}},
+                               "evaluate": {"parents": {"train": "train"}}})
+    desk.submit(grid)
+    desk.until(lambda: set(desk.states(grid).values()) == {"done"}, 90, lambda: desk.describe(grid), every=1)
+    assert [a.cause for a in desk.attempts(desk.path(grid, "train"))] == ["memory_host", ""]
+    asked = [line for folder in (desk.folder / "runs/grows/slurm").glob("*/*_submission.sh")
+             for line in folder.read_text().splitlines() if "--mem=" in line]
+    assert sorted(set(asked)) == ["#SBATCH --mem=409MB", "#SBATCH --mem=614MB"]
+
+
 def test_failed_parent_blocks_and_retry_repairs(desk):
     grid = desk.grid("family", {
         "align": {"fail": {"kind": "code", "step": 0, "attempts": 1}},

@@ -3,7 +3,7 @@ from core.files import read_json
 
 
 def test_hanging_rank_is_dumped_and_requeued(desk):
-    grid = desk.grid("hang", {"train": {"steps": 12, "delay": 0.2, "fail": {"kind": "hang", "step": 7, "rank": 1,
+    grid = desk.grid("hang", {"train": {"steps": 10, "delay": 0.9, "fail": {"kind": "hang", "step": 7, "rank": 1,
                                                                             "attempts": 1},
                                         "runtime": {"nodes": 2, "ranks_per_node": 2}}})
     desk.submit(grid)
