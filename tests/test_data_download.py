@@ -68,7 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if kind == "slow":
             time.sleep(2.0)
         if kind == "reset":
-            self.connection.close()
+            self.close_connection = True
             return
         code = 404 if kind == "gone" else 503 if kind == "busy" and self.server.asked[self.path] == 1 else 200
         data = make.get(kind, lambda: picture(number))() if code == 200 else b""
