@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), "-", "--")
-WIDTH, HEIGHT, LEFT, RIGHT = 10.0, 3.4, 0.6, 1.7  # inches; RIGHT of each panel is for the lines' names
+WIDTH, HEIGHT, LEFT, RIGHT = 10.0, 3.4, 0.6, 1.8  # inches; RIGHT of each panel is for the lines' names
 SETTINGS = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
             "svg.fonttype": "path", "svg.hashsalt": "begira", "pdf.fonttype": 42, "figure.dpi": 100}
 
@@ -138,7 +138,9 @@ def _plot(ax: Axes, drawn: list[Line], shift: int = 0) -> None:
 
 
 def _name_ends(ax: Axes, drawn: list[Line], shift: int) -> None:
-    """Names right of the lines' ends, pushed apart so that they do not overlap."""
+    """Names right of the lines' ends, each behind its marker, pushed apart so that they do not overlap."""
+    from matplotlib.transforms import ScaledTranslation
+
     if not drawn:
         return
     low = min(np.nanmin(np.where(np.isfinite(one.low), one.low, one.mean)) for one in drawn) * 100
@@ -154,9 +156,13 @@ def _name_ends(ax: Axes, drawn: list[Line], shift: int) -> None:
                 places[below] -= overlap / 2
                 places[below + 1] += overlap / 2
     end = max(one.x[-1] for one in drawn) * 100
+    beside = ax.transData + ScaledTranslation(13 / 72, 0, ax.figure.dpi_scale_trans)
     for one, place in zip(order, places, strict=True):
-        colour = LIGHT.colours[(one.role + shift) % len(MARKERS)]
-        ax.annotate(one.label, (end, place), xytext=(9, 0), textcoords="offset points", color=colour, va="center",
+        style = (one.role + shift) % len(MARKERS)
+        colour = LIGHT.colours[style]
+        ax.plot([end], [place], transform=beside, color=colour, marker=MARKERS[style], markersize=5, clip_on=False,
+                markerfacecolor=colour if one.role % 2 == 0 else LIGHT.paper)
+        ax.annotate(one.label, (end, place), xytext=(20, 0), textcoords="offset points", color=colour, va="center",
                     fontsize=8.5, annotation_clip=False)
 
 
