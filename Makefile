@@ -22,8 +22,8 @@ install: $(VENV)/installed  ## create .venv and install begira with its test too
 
 study: $(VENV)/installed  ## the whole study in miniature: data, training, evaluation, report
 	$(BIN)/begira data build emoji --lang $(TARGET)
-	$(BIN)/begira submit mini language=$(TARGET)
-	$(BIN)/begira report mini language=$(TARGET)
+	$(BIN)/begira submit mini data.target=$(TARGET)
+	$(BIN)/begira report mini data.target=$(TARGET)
 
 lint: $(VENV)/installed  ## ruff
 	$(BIN)/ruff check .

@@ -41,8 +41,9 @@ class Server:
                        "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with open(log, "ab") as stream:  # what libraries say when they are imported
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "slurm.forkserver", *heavy, "experiments.execute", *modules], env=environment,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, start_new_session=True)
+                [sys.executable, "-m", "slurm.forkserver", *heavy, "omegaconf", "experiments.execute", *modules],
+                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
+                start_new_session=True)
         self._buffer = b""
 
     def spawn(self, key: str, run_dir: Path, environment: dict[str, str], log: Path) -> None:

@@ -64,9 +64,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> object
     raise AssertionError("waited in vain")
 
 
-def ranks_of(runs: Path) -> list[int]:
-    """Pids of living processes that execute a run below `runs` (forked ranks write their log there)."""
-    found = []
+def ranks_of(runs: Path) -> dict[int, str]:
+    """{pid: run id} of living processes that execute a run below `runs` (forked ranks write their log there)."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -75,7 +75,7 @@ def ranks_of(runs: Path) -> list[int]:
         except OSError:
             continue
         if target.startswith(str(runs)) and "/logs/" in target:
-            found.append(int(entry.name))
+            found[int(entry.name)] = Path(target).parts[-3]
     return found
 
 
@@ -83,4 +83,4 @@ def end(process: subprocess.Popen) -> None:
     """Kill a process that a failed test has left."""
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
-    process.communicate()
+        process.communicate()

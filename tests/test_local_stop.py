@@ -72,17 +72,29 @@ def test_run_that_does_not_stop_is_killed_at_its_limit(begira):
     assert [(record["outcome"], record["cause"]) for record in records] == [("lost", "time_limit")] * 3
 
 
-def test_cancel_keeps_a_run_away_until_retry(begira, finetuning):
-    assert "1 run cancelled" in begira("cancel", TINY, *ONE, "stage=finetune")
-    finetuning.communicate(timeout=20)
-    assert finetuning.returncode == 1
-    begira("submit", TINY, *ONE, code=1)
+def test_cancel_keeps_a_run_away_until_retry(begira):
+    long = (*ONE, "finetune.steps=2000")
+    driver = begira.start("submit", TINY, *long)
+    try:
+        wait_until(lambda: list(begira.runs.glob("tiny/finetune/*/checkpoints/step_000003")))
+        assert "1 run cancelled" in begira("cancel", TINY, *long, "stage=finetune")
+        driver.communicate(timeout=20)
+    finally:
+        end(driver)
+    assert driver.returncode == 1
+    begira("submit", TINY, *long, code=1)
     (record,) = begira.attempts("finetune/*")
     assert record["outcome"] == "stopped" and record["cause"] == "cancelled" and record["saved_step"] >= 3
-    states = {row["state"] for row in begira.json("status", TINY, *ONE)}
+    states = {row["state"] for row in begira.json("status", TINY, *long)}
     assert states == {"cancelled", "blocked"}
-    begira("retry", TINY, *ONE, "state=cancelled")
-    begira("submit", TINY, *ONE)
+    begira("retry", TINY, *long, "state=cancelled")
+    driver = begira.start("submit", TINY, *long)
+    try:
+        wait_until(lambda: len(begira.attempts("finetune/*")) == 2 and begira.json("status", TINY, "state=running"))
+        driver.send_signal(signal.SIGINT)
+        driver.communicate(timeout=20)
+    finally:
+        end(driver)
     assert begira.attempts("finetune/*")[-1]["first_step"] == record["saved_step"]
 
 
@@ -97,6 +109,6 @@ def test_second_driver_is_refused(begira):
         states = {row["stage"]: row["state"] for row in begira.json("status", TINY, *long)}
         assert states == {"finetune": "running", "evaluate": "queued"}
         begira("run", str(next(begira.runs.glob("tiny/finetune/*"))), code=2)
-        assert "being run by another process" in begira.error and ranks_of(begira.runs) == [rank]
+        assert "being run by another process" in begira.error and list(ranks_of(begira.runs)) == [rank]
     finally:
         end(driver)
