@@ -75,7 +75,7 @@ class Desk:
     def begira(self, *words: str, **popen: Any) -> subprocess.CompletedProcess[str]:
         """The command line in a process of its own."""
         return subprocess.run([sys.executable, "-m", "begira", *words], cwd=REPOSITORY, capture_output=True, text=True,
-                              timeout=60, **popen)
+                              timeout=240, **popen)
 
     def states(self, grid: Path) -> dict[str, str]:
         """{run's name: state}."""

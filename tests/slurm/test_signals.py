@@ -43,18 +43,6 @@ def test_usr2_and_preemption_requeue_and_resume_exactly(desk):
     check(desk, path, 2)
 
 
-def test_time_limit_requeues_and_resumes_exactly(desk):
-    """A real limit of one minute. Slurm looks every 30 s, so its signal comes 10 to 40 s after the start."""
-    desk.profiled(minutes=1, signal_seconds=20, start_seconds=-50)  # a real site would be refused: nothing is left
-    grid = desk.grid("limit", {"train": {**STEPS, "delay": 0.75}})
-    desk.submit(grid)
-    path = desk.path(grid, "train")
-    desk.wait(grid, seconds=200)
-    requeues = len(desk.attempts(path)) - 1
-    assert requeues >= 1 and {a.cause for a in desk.attempts(path)[:-1]} == {"time_limit"}
-    check(desk, path, requeues)
-
-
 def test_without_the_handlers_the_signal_kills(desk):
     """The control: a job that does not listen is ended by the same signal."""
     job = desk.cluster.run("sbatch", "--parsable", "--time=1", "-o", "/dev/null", "--wrap", "srun sleep 30").strip()
