@@ -36,7 +36,7 @@ test-slow: $(VENV)/installed  ## the long matrices
 
 test-slurm: $(VENV)/installed  ## a real Slurm of four nodes on this machine
 	$(BIN)/python -m tests.cluster install
-	$(BIN)/python -m pytest -m slurm tests
+	$(BIN)/python -m pytest -m "slurm and not slow" tests/slurm
 
 bench: $(VENV)/installed  ## ours against the alternative: one line each
 	$(BIN)/python -m benchmarks
