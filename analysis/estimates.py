@@ -125,14 +125,23 @@ def estimate(score: np.ndarray, runs: pd.DataFrame, clusters: np.ndarray | None 
     x, z = np.eye(c)[codes], np.eye(seeds.max() + 1)[seeds]
     main = np.hstack([np.ones((n, 1)), *(_indicator(runs[name]) for name in axes)])
     between, shared, df, spread = _run_spread(m, x, z, main)
-    covariance = between * np.eye(n) + shared * z @ z.T
-    inverse = np.linalg.inv(covariance) if between > 0 else np.eye(n)
-    mapping = np.linalg.solve(x.T @ inverse @ x, x.T @ inverse)
+    mapping = _mapping(x, z, between, shared)
     by_item = mapping @ values
     noise = _noise(values, main if spread == "interactions" else x)
     mean = mapping @ m
-    return Estimates(conditions, mean, by_item, mapping @ covariance @ mapping.T, mapping @ mapping.T * noise, df,
-                     spread, x.sum(axis=0), list(runs.index), m, codes)
+    covariance = between * mapping @ mapping.T + shared * (mapping @ z) @ (mapping @ z).T
+    return Estimates(conditions, mean, by_item, covariance, mapping @ mapping.T * noise, df, spread,
+                     x.sum(axis=0), list(runs.index), m, codes)
+
+
+def _mapping(x: np.ndarray, z: np.ndarray, between: float, shared: float) -> np.ndarray:
+    """Condition means from run means, (C, N): generalised least squares under between * I + shared * z z'.
+
+    The inverse of that covariance is applied by Woodbury's identity, so that 1,000 runs cost no N x N matrix."""
+    right = x
+    if between > 0 and shared > 0:
+        right = x - z @ (z.T @ x / (between / shared + z.sum(axis=0))[:, None])
+    return np.linalg.solve(x.T @ right, right.T)
 
 
 def _codes(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
