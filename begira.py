@@ -146,6 +146,7 @@ def board(grid: Grid, selectors: Selectors = None,
           host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "localhost",
           serve: Annotated[bool, typer.Option(help="Start TensorBoard, not only make its folder.")] = True) -> None:
     """TensorBoard on the study: runs by readable names, hyper-parameters, scores over the ratio."""
+    from analysis.board import CURVES
     from analysis.board import board as make
     from experiments.store import study_path
     from slurm import studies
@@ -155,6 +156,8 @@ def board(grid: Grid, selectors: Selectors = None,
     folder = make(study_path(study.name), selected=studies.chosen_ids(study, words) if words else None)
     typer.echo(f"board: {folder}")
     if serve:
+        if port:
+            typer.echo(f"scores over the ratio: http://{host}:{port}/{CURVES}")
         os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder),
                                   "--port", str(port), "--host", host])
 
