@@ -110,7 +110,7 @@ def _page(study: Study, answers: Answers, title: str, made: dict[str, Table], pi
     body = _sections(study, made, pictures, shown, sources)
     return environment.get_template("report.html.jinja").render(
         title=title, question=wording.study_question(study), cards=cards, main=pictures["ratio"], body=body,
-        basis=wording.basis(study, answers), checks=_checks(answers), files=", ".join(files), scale=_scale(study),
+        basis=f"{wording.basis(study, answers)} {wording.realised(study)}", checks=_checks(answers), files=", ".join(files), scale=_scale(study),
         margin=wording.points(study.questions.margin),
         sections=[("reading", "How to read this"), *((one.anchor, one.title) for one in body)])
 
@@ -138,8 +138,7 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
         Section("cognates", "Names that look alike", tables=of("cognates")),
         Section("controls", "Controls and language of the answers", tables=of("others")),
         Section("cost", "What it took", tables=of("cost", "cost-answers")),
-        Section("missing", "What is missing", [] if "missing" in made else ["Nothing: every run of the grid is done."],
-                tables=of("missing")),
+        Section("missing", "What is missing", wording.completeness(study), tables=of("missing")),
         Section("provenance", "Where the numbers come from", tables=sources)]
     return [one for one in found if one.figures or one.tables or one.panel or one.anchor == "missing"]
 

@@ -188,6 +188,23 @@ def basis(study: Study, answers: Answers) -> str:
             f"in the study at {percent(q.alpha)}, over {q.looks} look{'s' if q.looks > 1 else ''} at the data.{spread}")
 
 
+def realised(study: Study) -> str:
+    """How far the realised ratios are from those asked for; empty where no training said."""
+    scores, axis = study.collected.scores, study.questions.ratio_axis
+    if "realised_ratio_sample" not in scores or axis not in scores:
+        return ""
+    off = (scores["realised_ratio_sample"] - scores[axis].astype(float)).abs().max()
+    return f"Realised ratios differ from those asked for by at most {points(off)} points." if off == off else ""
+
+
+def completeness(study: Study) -> list[str]:
+    """Whether runs are missing, and how many items failed, in plain words."""
+    scores, missing = study.collected.scores, len(study.collected.missing)
+    failed = int(scores.loc[(scores["metric"] == "errors") & (scores["slice"] == "all"), "value"].sum())
+    return [f"{missing} runs are not done." if missing else "Nothing: every run of the grid is done.",
+            f"{number(failed)} items failed; each counts as wrong." if failed else "No evaluation item failed."]
+
+
 def number(value: Any) -> str:
     """A count with thin spaces."""
     return f"{int(value):,}".replace(",", " ")
