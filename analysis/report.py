@@ -110,7 +110,8 @@ def _page(study: Study, answers: Answers, title: str, made: dict[str, Table], pi
     body = _sections(study, made, pictures, shown, sources)
     return environment.get_template("report.html.jinja").render(
         title=title, question=wording.study_question(study), cards=cards, main=pictures["ratio"], body=body,
-        basis=f"{wording.basis(study, answers)} {wording.realised(study)}", checks=_checks(answers), files=", ".join(files), scale=_scale(study),
+        basis=f"{wording.basis(study, answers)} {wording.realised(study)}", checks=_checks(answers),
+        files=", ".join(files), scale=_scale(study),
         margin=wording.points(study.questions.margin),
         sections=[("reading", "How to read this"), *((one.anchor, one.title) for one in body)])
 
