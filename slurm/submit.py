@@ -33,6 +33,12 @@ def recover(study: Path, queue: Queue) -> list[str]:
     if strays := observe.strays(study, queue, known):
         commands.cancel(strays)
         done.append(f"cancelled {len(strays)} job(s) that were submitted but never noted")
+    numbers = {one.job for one in known if one.state == "released"}
+    stuck = [job.id for job in queue.live() if job.held and "launch failed" in job.reason
+             and job.id.partition("_")[0] in numbers]
+    if stuck:  # a node could not start them; Slurm holds them until somebody looks
+        commands.release(stuck)
+        done.append(f"released {len(stuck)} job(s) that a node could not start")
     for one in known:
         if one.state == "intent":
             submissions.remove(study, one)

@@ -13,6 +13,7 @@ from slurm.queue import look
 from tests.cluster.cluster import REPOSITORY
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.slow)])
 def test_submit_survives_kill(desk, kills):
     grid = desk.grid(f"killed{kills}", {

@@ -2,7 +2,11 @@
 import itertools
 import subprocess
 
+import pytest
+
 from core.files import read_json
+from tests.slurm.conftest import start
+from tests.slurm.desk import Desk
 from tests.slurm.stages import metrics
 
 STEPS = {"steps": 60, "save_every": 1000, "children": 2, "runtime": {"nodes": 2, "ranks_per_node": 2}}
@@ -41,6 +45,27 @@ def test_usr2_and_preemption_requeue_and_resume_exactly(desk):
     desk.until(lambda: len(desk.attempts(path)) == 3, 90, lambda: desk.describe(grid) + urgent)
     desk.wait(grid)
     check(desk, path, 2)
+
+
+@pytest.mark.slow
+def test_preemption_without_a_warning_signal(tmp_path):
+    """Sites without preempt_send_user_signal send SIGTERM and, seconds later, SIGKILL; Slurm requeues by itself."""
+    cluster = start(preempt="plain")
+    try:
+        with Desk(cluster, tmp_path) as desk:
+            grid = desk.grid("plain", {"train": {**STEPS, "delay": 0.1}})
+            desk.submit(grid)
+            path = desk.path(grid, "train")
+            desk.until(desk.beat(path, 5), 40, lambda: desk.describe(grid))
+            cluster.run("sbatch", "-p", "high", "--nodes=4", "--exclusive", "--time=1", "-o", "/dev/null", "--wrap",
+                        "sleep 1")
+            desk.until(lambda: len(desk.attempts(path)) == 2, 90, lambda: desk.describe(grid))
+            assert desk.wait(grid) == {"train": "done"}, desk.describe(grid)
+            first, second = desk.attempts(path)
+            assert (first.outcome, first.cause) == ("stopped", "preempted") and second.first_step == first.last_step
+            assert read_json(path / "result.json")["value"] == undisturbed(60)[-1]
+    finally:
+        cluster.stop()
 
 
 def test_without_the_handlers_the_signal_kills(desk):
