@@ -167,9 +167,14 @@ class Plan:
 
     def difference(self, other: Mapping[str, Any]) -> list[str]:
         """Lines "key: theirs -> ours" where another plan's description differs from this one."""
-        theirs, ours = _flat(other), _flat(json.loads(json.dumps(self.describe())))
-        return [f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}"
-                for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+        return difference(other, self.describe())
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines "key: before -> now" where two descriptions of plans differ."""
+    theirs, ours = _flat(before), _flat(json.loads(json.dumps(now)))
+    return [f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}"
+            for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
 
 
 def _costs(packs: list[list[Item]]) -> tuple[np.ndarray, np.ndarray]:

@@ -81,18 +81,19 @@ class Subset:
         self._shards = [dataset.path / shard["file"] for shard in entry["shards"]]
         self.fingerprint = _digest([shard["sha256"] for shard in entry["shards"]])
         parts = [_index(dataset.path, shard) for shard in entry["shards"]]
-        self._ends = np.cumsum([len(p["key"]) for p in parts], dtype=np.int64)
+        lengths = np.array([len(p["key"]) for p in parts], np.int64)
 
         def column(name: str, dtype: str) -> np.ndarray:
             return np.concatenate([p[name] for p in parts]) if parts else np.zeros(0, dtype)
 
         self._keys = column("key", "S1")
-        self._json = np.stack([column("json_offset", "i8"), column("json_size", "i8")], 1)
-        self._image = np.stack([column("image_offset", "i8"), column("image_size", "i8")], 1)
+        # where a sample's members lie: [n, 5] = JSON offset, size, image offset, size, shard
+        self._place = np.stack([column(f"{member}_{value}", "i8") for member in ("json", "image")
+                                for value in ("offset", "size")] + [np.repeat(np.arange(len(parts)), lengths)], 1)
         self.id_hash = column("id_hash", "u8").astype(np.uint64, copy=False)
         self.width, self.height = column("width", "i4"), column("height", "i4")
         self.bad = column("bad", "u1").astype(bool)
-        self.images = (self._image[:, 1] > 0).astype(np.int32)
+        self.images = (self._place[:, 3] > 0).astype(np.int32)
         absent = np.full(len(self._keys), -1, np.int32)
         self.chars = {language: np.concatenate([p.get(f"chars_{language}", np.full(len(p["key"]), -1, np.int32))
                                                 for p in parts]) if parts else absent for language in self.languages}
@@ -110,40 +111,44 @@ class Subset:
 
     def read(self, i: int) -> tuple[dict[str, Any], bytes | None]:
         """The i-th sample: its JSON, and its image file's bytes or None. Raises Corrupt."""
-        offset, size = self._image[i]
-        image = self._bytes(i, int(offset), int(size)) if size else None
-        return self.record(i), image
+        text, image = self.raw(i)
+        return self._parse(i, text), image
 
     def record(self, i: int) -> dict[str, Any]:
         """The JSON of the i-th sample alone. Raises Corrupt."""
-        offset, size = self._json[i]
+        offset, size, _, _, shard = self._place[i].tolist()
+        return self._parse(i, self._bytes(i, shard, offset, size))
+
+    def raw(self, i: int) -> tuple[bytes, bytes | None]:
+        """Both members of the i-th sample, JSON and image, as they stand in the tar. Raises Corrupt."""
+        text, text_size, image, image_size, shard = self._place[i].tolist()
+        if not image_size:
+            return self._bytes(i, shard, text, text_size), None
+        first, end = min(text, image), max(text + text_size, image + image_size)
+        if end - first - text_size - image_size > _GAP:
+            return self._bytes(i, shard, text, text_size), self._bytes(i, shard, image, image_size)
+        both = self._bytes(i, shard, first, end - first)           # neighbours: one call
+        return both[text - first:text - first + text_size], both[image - first:image - first + image_size]
+
+    def _parse(self, i: int, text: bytes) -> dict[str, Any]:
         try:
-            record = json.loads(self._bytes(i, int(offset), int(size)))
+            record = json.loads(text)
         except ValueError as error:
             raise Corrupt(self.key(i), f"its JSON is broken ({error})") from error
         if not isinstance(record, dict):
             raise Corrupt(self.key(i), "its JSON is no object")
         return record
 
-    def raw(self, i: int) -> tuple[bytes, bytes | None]:
-        """Both members of the i-th sample as they stand in the tar."""
-        offset, size = self._image[i]
-        image = self._bytes(i, int(offset), int(size)) if size else None
-        offset, size = self._json[i]
-        return self._bytes(i, int(offset), int(size)), image
-
     def announce(self, indices: Iterable[int]) -> None:
         """Tell the kernel that these samples are read soon, neighbours as one stretch, so that it fetches ahead."""
-        rows = np.sort(np.fromiter(indices, np.int64))
-        shards = np.searchsorted(self._ends, rows, side="right")
-        for shard in np.unique(shards):
-            mine = rows[shards == shard]
-            start = np.where(self._image[mine, 1] > 0, np.minimum(self._image[mine, 0], self._json[mine, 0]),
-                             self._json[mine, 0])
-            end = np.maximum(self._image[mine].sum(1), self._json[mine].sum(1))
-            breaks = np.flatnonzero(start[1:] - end[:-1] > _GAP)
-            for a, b in zip(np.r_[0, breaks + 1], np.r_[breaks, len(mine) - 1], strict=True):
-                os.posix_fadvise(self._descriptor(int(shard)), int(start[a]), int(end[b] - start[a]),
+        place = self._place[np.sort(np.fromiter(indices, np.int64))]
+        text, text_size, image, image_size, shards = place.T
+        starts = np.where(image_size > 0, np.minimum(image, text), text)
+        ends = np.where(image_size > 0, np.maximum(image + image_size, text + text_size), text + text_size)
+        breaks = np.flatnonzero((starts[1:] - ends[:-1] > _GAP) | (shards[1:] != shards[:-1]))
+        for a, b in zip(np.r_[0, breaks + 1], np.r_[breaks, len(place) - 1], strict=True):
+            if b >= a:
+                os.posix_fadvise(self._descriptor(int(shards[a])), int(starts[a]), int(ends[b] - starts[a]),
                                  os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
@@ -154,8 +159,8 @@ class Subset:
         if hasattr(self, "_open"):
             self.close()
 
-    def _bytes(self, i: int, offset: int, size: int) -> bytes:
-        data = os.pread(self._descriptor(int(np.searchsorted(self._ends, i, side="right"))), size, offset)
+    def _bytes(self, i: int, shard: int, offset: int, size: int) -> bytes:
+        data = os.pread(self._descriptor(shard), size, offset)
         if len(data) != size:
             raise Corrupt(self.key(i), f"its shard ends after {offset + len(data)} bytes, {offset + size} are indexed")
         return data

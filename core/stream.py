@@ -12,55 +12,31 @@ loss and is named in `Packed.corrupt`; `Damage` counts these and says when a run
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from core.collate import IGNORE, Document, Packed, collate, filler
 from core.config import Mixture, Pack
-from core.encode import Encoded, Encoder
+from core.encode import Encoder
 from core.errors import UserError
 from core.lengths import open_subsets, pools
 from core.mixture import Item, Plan, check_world
 from core.shards import Corrupt, Subset
+from core.urls import StreamPlan, is_stream
 
-IGNORE = -100
+__all__ = ["IGNORE", "Damage", "Loader", "Packed", "Reader", "prepare"]
 CORRUPT_SHARE = 0.05     # of the samples read so far, once CORRUPT_MINIMUM are broken
 CORRUPT_MINIMUM = 20
 CORRUPT_RUN = 100        # in a row, on one rank
 
 
-@dataclass
-class Packed:
-    """`micro_batch` packs as rows of equal length; the shorter ones end in pad tokens, each a document of its own.
-
-    input_ids, position_ids, labels: int64 [rows, length]. position_ids restart at 0 with every document. labels are
-    aligned: position t predicts labels[t], -100 where nothing is asked; they never reach across documents.
-    pixels: float32 [images, 3, H, W] in the order of the placeholders, or None without an image.
-    streams: int64 [loss_tokens], index into `plan.streams` of every supervised token, in the order of
-    labels[labels != -100].
-    """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    labels: torch.Tensor
-    pixels: torch.Tensor | None
-    streams: torch.Tensor
-    images: int = 0
-    tokens: int = 0                                                    # without padding
-    loss_tokens: int = 0
-    keys: list[str] = field(default_factory=list)                      # "data/subset:key:language", in order
-    corrupt: list[tuple[int, str]] = field(default_factory=list)       # (place in keys, "key: reason")
-
-    @property
-    def samples(self) -> int:
-        return len(self.keys)
-
-
 def prepare(mixture: Mixture, pack: Pack, global_batch: int, data_root: Path | str, encoder: Encoder
-            ) -> tuple[Plan, dict[str, Subset]]:
+            ) -> tuple[Plan | StreamPlan, dict[str, Subset]]:
     """Open the data that a mixture names, count lengths where that has not been done, and make the plan."""
+    if any(is_stream(s.data) for s in [*mixture.sources, *mixture.text_only.sources]):
+        return StreamPlan(mixture, pack, global_batch, encoder), {}
     subsets = open_subsets(mixture, data_root)
     return Plan(mixture, pack, global_batch, pools(mixture, subsets, encoder)), subsets
 
@@ -68,7 +44,7 @@ def prepare(mixture: Mixture, pack: Pack, global_batch: int, data_root: Path | s
 class Reader:
     """Fetches a step of one rank. Lives in the training process or, forked, in every worker."""
 
-    def __init__(self, plan: Plan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int, world: int,
+    def __init__(self, plan: Plan | StreamPlan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int, world: int,
                  micro_batch: int):
         check_world(plan.global_batch, world, micro_batch)
         self.plan, self.subsets, self.encoder = plan, subsets, encoder
@@ -102,60 +78,13 @@ class Reader:
             return Document(filler(self.encoder.pad_id), item.stream, key, str(error))
 
 
-@dataclass
-class Document:
-    """One encoded sample in its slot; `problem` says why it is a filler."""
-
-    encoded: Encoded
-    stream: int
-    key: str
-    problem: str = ""
-
-
-def filler(pad_id: int) -> Encoded:
-    """A document of one token that asks for nothing."""
-    return Encoded(np.array([pad_id], np.int64), np.zeros(1, bool))
-
-
-def collate(packs: Sequence[Sequence[Document]], pad_id: int) -> Packed:
-    """Packs as rows of one micro-batch."""
-    packs = [pack or [Document(filler(pad_id), 0, "")] for pack in packs]
-    length = max(sum(len(d.encoded.ids) for d in pack) for pack in packs)
-    ids = np.full((len(packs), length), pad_id, np.int64)
-    positions = np.zeros((len(packs), length), np.int64)
-    labels = np.full((len(packs), length), IGNORE, np.int64)
-    streams, pixels, keys, corrupt, tokens = [], [], [], [], 0
-    for row, pack in enumerate(packs):
-        place = 0
-        for document in pack:
-            coded = document.encoded
-            n = len(coded.ids)
-            ids[row, place:place + n] = coded.ids
-            positions[row, place:place + n] = np.arange(n)
-            labels[row, place:place + n - 1] = np.where(coded.supervised[1:], coded.ids[1:], IGNORE)
-            streams.append(np.full(np.count_nonzero(coded.supervised[1:]), document.stream, np.int64))
-            if coded.pixels is not None:
-                pixels.append(coded.pixels)
-            place += n
-            if document.problem:
-                corrupt.append((len(keys), f"{document.key}: {document.problem}"))
-            if document.key:
-                keys.append(document.key)
-        tokens += place
-    images = np.concatenate(pixels) if pixels else None
-    supervised = torch.from_numpy(np.concatenate(streams))
-    return Packed(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(labels),
-                  None if images is None else torch.from_numpy(images), supervised,
-                  0 if images is None else len(images), tokens, len(supervised), keys, corrupt)
-
-
 class Loader:
     """Iterates over the steps `start_step` .. `plan.steps` - 1 of one rank; each gives its list of `Packed`.
 
     Raises UserError if the world size does not divide the global batch."""
 
-    def __init__(self, plan: Plan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int = 0, world: int = 1,
-                 start_step: int = 0, workers: int = 0, micro_batch: int = 1):
+    def __init__(self, plan: Plan | StreamPlan, subsets: Mapping[str, Subset], encoder: Encoder, rank: int = 0,
+                 world: int = 1, start_step: int = 0, workers: int = 0, micro_batch: int = 1):
         self.reader = Reader(plan, subsets, encoder, rank, world, micro_batch)
         self.start_step, self.workers = start_step, workers
 
@@ -163,12 +92,15 @@ class Loader:
         return len(self.reader) - self.start_step
 
     def __iter__(self) -> Iterator[list[Packed]]:
-        from torch.utils.data import DataLoader
-
-        steps = range(self.start_step, len(self.reader))
+        plan, steps = self.reader.plan, range(self.start_step, len(self.reader))
+        if isinstance(plan, StreamPlan):
+            yield from plan.read(self.reader.rank, self.reader.world, self.start_step, self.reader.micro_batch)
+            return
         if self.workers == 0:
             yield from (self.reader[step] for step in steps)
             return
+        from torch.utils.data import DataLoader
+
         for found in DataLoader(_Worker(self.reader), batch_size=None, sampler=steps, num_workers=self.workers,
                                 multiprocessing_context="fork", prefetch_factor=2, worker_init_fn=_one_thread):
             if isinstance(found, UserError):

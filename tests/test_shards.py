@@ -97,7 +97,7 @@ def test_a_cut_tar_breaks_the_samples_behind_the_cut_and_no_other(data, tmp_path
 @given(place=st.integers(0, 249), junk=st.binary(min_size=1, max_size=40))
 def test_overwritten_bytes_never_do_worse_than_corrupt(data, place, junk):
     subset = DataSet(data).subset("image")
-    subset._bytes = lambda i, offset, size: (junk * (size // len(junk) + 1))[:size]
+    subset._bytes = lambda i, shard, offset, size: (junk * (size // len(junk) + 1))[:size]
     try:
         assert isinstance(subset.record(place), dict)
     except Corrupt as error:
