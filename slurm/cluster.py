@@ -182,7 +182,7 @@ def _want(study: str, **values: Any) -> None:
 def continue_study(study: str, ended: str, anyway: bool = False) -> None:
     """What the ending job of run `ended` does: submit what had no room, or (`anyway`) what asks for a new job."""
     wanted = read_json(submissions.folder(store.study_path(study)) / WANTED, {})
-    if not wanted or not (anyway or wanted["waiting"]):
+    if not wanted or not (anyway or wanted.get("waiting")):
         return
     cluster = Cluster(wanted["cluster"])
     ids = set(wanted["runs"])

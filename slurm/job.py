@@ -21,6 +21,7 @@ from core.errors import Stopped
 from core.files import read_json, write_json
 
 MEET_SECONDS = 300.0         # for the slowest node to start
+VISIBLE_SECONDS = 90.0       # for a parent's marker to be seen on every node
 LAUNCH = "launch.json"       # which launch owns the run directory, and where its ranks meet
 
 
@@ -68,6 +69,7 @@ class Job:
         raise SystemExit(code)  # no result file: the run directory has it
 
     def _run(self, run: Path, place: Place) -> int:
+        wait_for_parents(run)
         meeting = meet(run, place)
         os.environ.update(environment(place, meeting["host"], meeting["port"]))
         from experiments.execute import execute
@@ -107,6 +109,15 @@ def meet(run: Path, place: Place) -> dict[str, object]:
             return found
         time.sleep(0.1)
     raise TimeoutError(f"rank 0 of launch {place.launch} did not say within {MEET_SECONDS:.0f} s where to meet")
+
+
+def wait_for_parents(run: Path) -> None:
+    """Until this node sees what Slurm waited for elsewhere; file systems may tell a node late. Gives up in silence."""
+    links = (read_json(run / "spec.json", {}).get("parents") or {}).values()
+    markers = [run.parent.parent / link["stage"] / link["id"] / "DONE" for link in links]
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while time.monotonic() < deadline and not all(marker.exists() for marker in markers):
+        time.sleep(1.0)
 
 
 def environment(place: Place, host: object, port: object) -> dict[str, str]:

@@ -14,7 +14,7 @@ def narrow():
 
 def test_120_runs_through_a_queue_of_30(narrow, tmp_path):
     with Desk(narrow, tmp_path) as desk:
-        desk.profiled(max_array=21, max_jobs=30)
+        desk.profiled(max_array=21, max_jobs=30, memory_gb_per_rank=1)
         grid = desk.grid("many", {"train": {"steps": 1}}, {"seed": {"key": "train.start", "values": list(range(120))}})
         assert desk.submit(grid) == 0
         states = desk.wait(grid, seconds=280)
