@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 SIDE, KEPT, BANDS = 32, 8, 4
-REACH = 7                        # greatest distance that `Neighbours` finds without a miss
+REACH = 7                        # greatest distance for which the bands miss nothing
 _BASIS = np.cos(np.pi / SIDE * (np.arange(SIDE) + 0.5)[None] * np.arange(KEPT)[:, None])
 _WEIGHTS = 1 << np.arange(63, -1, -1, dtype=np.uint64)
 _POPULATION = np.array([bin(i).count("1") for i in range(1 << 16)], np.uint8)
@@ -36,16 +36,28 @@ def of_bytes(data: bytes) -> int:
         return of_image(image)
 
 
-def views(image: Any) -> Iterator[Any]:
-    """The image, its mirror image, and parts of it that a crop may have left: centre, corners and sides, two sizes."""
-    yield image
-    yield image.transpose(0)
-    width, height = image.size
-    for share in (0.9, 0.8, 0.65):
+Box = tuple[float, float, float]  # left, top and size as shares of the image; size below 0: mirrored
+
+
+def views() -> Iterator[Box]:
+    """The whole image, its mirror image, and parts that a crop may have left: three sizes in nine places."""
+    yield 0.0, 0.0, 1.0
+    yield 0.0, 0.0, -1.0
+    for share in (0.92, 0.82, 0.7):
         for x in (0.0, 0.5, 1.0):
             for y in (0.0, 0.5, 1.0):
-                left, top = int(x * (1 - share) * width), int(y * (1 - share) * height)
-                yield image.crop((left, top, left + max(1, int(share * width)), top + max(1, int(share * height))))
+                yield x * (1 - share), y * (1 - share), share
+
+
+def view(image: Any, box: Box) -> Any:
+    """The part of a PIL image that a box names."""
+    if box[2] < 0:
+        return image.transpose(0)
+    left, top, size = (max(0.0, min(1.0, v)) for v in box)
+    width, height = image.size
+    corner = int(left * width), int(top * height)
+    return image.crop((*corner, min(width, corner[0] + max(1, round(size * width))),
+                       min(height, corner[1] + max(1, round(size * height)))))
 
 
 class Neighbours:
@@ -61,9 +73,11 @@ class Neighbours:
             self.keys.append(part[order])
 
     def find(self, fingerprint: int, distance: int) -> list[int]:
-        """Positions of all stored fingerprints at most `distance` (<= REACH) bits away, in order."""
+        """Positions of all stored fingerprints at most `distance` bits away, in order.
+
+        Beyond REACH every stored one is looked at, which is fast up to some 100,000."""
         if distance > REACH:
-            raise ValueError(f"distance {distance} is beyond {REACH}: some neighbours would be missed")
+            return np.flatnonzero(distances(self.stored, fingerprint) <= distance).tolist()
         candidates = []
         for band in range(BANDS):
             own = int(self._band(np.array([fingerprint], np.uint64), band)[0])
