@@ -3,8 +3,8 @@
     python benchmarks/contamination.py [--each 50]
 
 Images are Tux Paint's stamps (Debian), questions are LibreOffice help paragraphs. The rest of both stands in the
-training data as control; some of it is nearly the same as an item by nature (coins, paragraphs that differ in one word),
-so what is accused there is an upper bound of the mistakes. Prints a table of recall per kind."""
+training data as control; some of it is nearly the same as an item by nature (coins of one series, paragraphs that
+differ in one word), so what is accused there is an upper bound of the mistakes. Prints a table of recall per kind."""
 from __future__ import annotations
 
 import argparse

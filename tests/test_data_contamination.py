@@ -34,7 +34,8 @@ def encoded(image, kind="PNG", **options):
 
 def question(seed):
     chance = random.Random(seed)
-    words = ["river", "mountain", "dog", "garden", "old", "house", "between", "several", "people", "near", "bridge", "train", "window", "morning", "colour"]
+    words = ["river", "mountain", "dog", "garden", "old", "house", "between", "several", "people", "near", "bridge",
+             "train", "window", "morning", "colour"]
     return "How many " + " ".join(chance.choice(words) for _ in range(14)) + f" number {seed} are there?"
 
 
