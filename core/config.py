@@ -103,6 +103,7 @@ class LearningRate:
 @dataclass
 class Train:
     trained: list[str] = field(default_factory=lambda: ["connector"])  # of vision, connector, backbone
+    lora_rank: int = 0               # above 0: adapters of this rank are trained in place of the backbone's weights
     global_batch: int = 8            # packs per optimiser step, over all ranks
     lr: LearningRate = field(default_factory=LearningRate)
     warmup: float = 0.03             # share of the steps
@@ -135,6 +136,7 @@ class BackboneConfig:
     hidden: int = 128
     heads: int = 4
     intermediate: int = 384
+    initializer_range: float = 0.06  # transformers' 0.02 is made for widths in the thousands; a narrow model stalls
     mixture: Mixture = field(default_factory=Mixture)
     pack: Pack = field(default_factory=Pack)
     train: Train = field(default_factory=Train)

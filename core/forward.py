@@ -42,11 +42,19 @@ class PackedModel(nn.Module):
         head = net.get_output_embeddings()
         if getattr(head, "bias", None) is not None:
             raise ValueError("an output layer with a bias is not supported")
+        self.tied = head.weight is net.get_input_embeddings().weight
 
     @property
     def language(self) -> Any:
         """The backbone without its head. Not an attribute: a module must have one place in the tree only."""
         return self.net.model.language_model if self.tower else self.net.base_model
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """A tied head is listed once, as the embedding: DeepSpeed would store it a second time, and also when frozen."""
+        state = super().state_dict(*arguments, **options)
+        if self.tied:
+            state.pop("net.lm_head.weight", None)
+        return state
 
     def train(self, mode: bool = True) -> PackedModel:
         """The vision tower always stays in eval mode: its normalisation statistics belong to its pretraining."""

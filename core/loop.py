@@ -39,7 +39,7 @@ def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches
     the tensors of the trained parts by their names in `model` (Engine.state). Raises Stopped after saving when a rank
     was asked to stop; UserError if the configuration does not fit the world or the checkpoint, or the data is
     broken."""
-    loop = _Loop(run, world, model, plan, train, runtime)
+    loop = Loop(run, world, model, plan, train, runtime)
     try:
         loop.resume()
         loop.steps(batches)
@@ -48,7 +48,9 @@ def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches
         loop.close()
 
 
-class _Loop:
+class Loop:
+    """The state of `fit` between steps; `fit` is what stages call."""
+
     def __init__(self, run: Run, world: World, model: PackedModel, plan: Plan, train: Train, runtime: Runtime):
         self.run, self.world, self.plan, self.train, self.runtime = run, world, plan, train, runtime
         check_world(train.global_batch, world.size, runtime.micro_batch)

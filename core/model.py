@@ -45,7 +45,8 @@ def _write_product(folder: Path, assembled: Assembled, state: dict[str, torch.Te
     for part, prefix, owner in (("vision", TOWER, net.model.vision_tower), ("backbone", LANGUAGE, assembled.language)):
         own = _own_names(state, part, prefix, owner)
         if own:
-            owner.save_pretrained(folder / part, state_dict={**owner.state_dict(), **own})
+            buffers = {name: value for name, value in owner.named_buffers() if name in owner.state_dict()}
+            owner.save_pretrained(folder / part, state_dict={**buffers, **own})
             helper = assembled.processor.image_processor if part == "vision" else assembled.processor.tokenizer
             helper.save_pretrained(folder / part)
             entries[part] = {"folder": part, "sha256": parts.weights_hash(folder / part)}

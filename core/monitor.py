@@ -1,5 +1,4 @@
-"""What a training run tells about itself while it runs: metrics.jsonl, TensorBoard, the heartbeat, a card before step
-1.
+"""What a training run tells about itself: metrics.jsonl, TensorBoard, the heartbeat, a card before step 1.
 
 Losses are sums over tokens and counts of tokens, added up between two records and divided when one is written; the
 sums travel with the checkpoint, so that the records of a resumed run equal those of an undisturbed one, and what was

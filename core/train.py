@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from core import parts
+from core import lora, parts
 from core.assemble import DTYPES, Assembled, assemble, blank, vision_features
 from core.config import FinetuneConfig, structured
 from core.connector import standardise
@@ -55,6 +55,8 @@ def _train(run: Run) -> dict[str, Any]:
         _start_connector(run, config, assembled, subsets, encoder)
         if config.runtime.cache_features:
             _cache(config, assembled, subsets, encoder, sources["vision"], world)
+        if config.train.lora_rank:
+            lora.add(assembled.net.model.language_model, config.train.lora_rank, config.train.seed)
         freeze(assembled, config.train.trained)
         if config.runtime.gradient_checkpointing:
             assembled.net.gradient_checkpointing_enable({"use_reentrant": False})
@@ -64,7 +66,7 @@ def _train(run: Run) -> dict[str, Any]:
         result, state = fit(run, world, PackedModel(assembled.net), plan, batches, config.train, config.runtime)
         if world.first:
             run.heartbeat(plan.steps, plan.steps, "save", force=True)
-            state = {name.removeprefix("net."): tensor for name, tensor in state.items()}
+            state = lora.merge({name.removeprefix("net."): tensor for name, tensor in state.items()})
             run.check_fence()
             save_product(run.path / "model", assembled, state, config.model, sources)
         world.barrier()
@@ -160,12 +162,15 @@ def _images(subset: Any, wanted: int, encoder: Any) -> Iterator[torch.Tensor]:
 
 
 def freeze(assembled: Assembled, trained: list[str]) -> None:
-    """Let only the named parts take gradients, and of these only what the loss reaches: the identity behind a linear
-    connector stays, and so do layers of the tower above the hidden state that is read."""
+    """Let only the named parts take gradients, and of these only what is meant to learn: the identity behind a linear
+    connector stays, so do layers of the tower above the hidden state that is read, and weights that have adapters."""
     net = assembled.net
     fixed = {id(p) for p in net.model.multi_modal_projector.parameters() if not p.requires_grad}
+    adapted = any(lora.is_adapter(name) for name, _ in net.named_parameters())
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(part_of(name) in trained and id(parameter) not in fixed)
+        part = part_of(name)
+        kept = id(parameter) in fixed or (part == "backbone" and adapted and not lora.is_adapter(name))
+        parameter.requires_grad_(part in trained and not kept)
     tower = net.model.vision_tower
     if "vision" in trained:
         reached = _reached(tower, net.config)
