@@ -91,7 +91,9 @@ def _samples(data: DataSet, name: str, config: TranslateConfig | None, table: Ta
             reasons = add(record, config.source_language, config.target_language, table)
             counts["rejected" if reasons else "translated"] += 1
             if reasons:
-                rejected.append(json.dumps({"id": record["id"], "reasons": reasons}, ensure_ascii=False) + "\n")
+                pairs = [(text, table.get(id_hash(text), ("",))[0]) for text in texts(record, config.source_language)]
+                rejected.append(json.dumps({"id": record["id"], "reasons": reasons, "texts": pairs},
+                                           ensure_ascii=False) + "\n")
             else:
                 record["meta"] = {**record.get("meta", {}), "translated": engine}
         yield Sample(record, image, (sniff(image) or "png") if image else "png")
