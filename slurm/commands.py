@@ -15,6 +15,7 @@ from core.errors import UserError
 
 PATIENCE = 30.0          # seconds that a controller gets to answer again
 CHUNK = 500              # job ids per command line
+_BROKEN_PIPE = (-13, 141)    # the controller closed the connection on a command that it was too busy for
 _PASSING = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "temporarily unable")
 
 
@@ -31,7 +32,8 @@ def call(*command: str, patience: float = PATIENCE, timeout: float = 60.0) -> st
         if done.returncode == 0:
             return done.stdout
         error = " ".join(done.stderr.split())
-        if time.monotonic() > deadline or not any(words in error for words in _PASSING):
+        passing = done.returncode in _BROKEN_PIPE or any(words in error for words in _PASSING)
+        if time.monotonic() > deadline or not passing:
             raise UserError(f"{' '.join(command)[:100]} failed: {error[:300] or f'exit code {done.returncode}'}")
         time.sleep(2.0)
 
