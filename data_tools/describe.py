@@ -44,6 +44,10 @@ def shown(result: Mapping[str, Any]) -> str:
     lines = [f"{result['name']}: {', '.join(languages)}", *_aligned([head, *rows])]
     lines += [f"source: {one.get('name')} {one.get('version', '')}, {one.get('licence', 'no licence given')}"
               for one in result["sources"]]
+    lines += [f"20 % of the samples of {one['subset']} ({key.split()[-1]}) are {share['tokens']:.1%} of its tokens and "
+              f"{share['loss']:.1%} of its supervised tokens (lengths-{key.split()[0]})"
+              for one in result["subsets"] if one["kind"] == "image"
+              for key, share in one.get("twenty_percent", {}).items()]
     return "\n".join([*lines, *(f"contact sheet: {path}" for path in result["sheet"])])
 
 

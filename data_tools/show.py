@@ -27,8 +27,9 @@ def show(path: Path | str, tokenizer: Path | str | None = None, sheet: Path | st
     """Describe the data set; write <sheet>.png and <sheet>.html (default: contact-sheet in the data set's folder).
 
     Returns {"name", "languages", "fingerprint", "subsets": [row...], "sources", "text", "sheet": [paths]}; a row holds
-    subset, kind, samples, images, bad, words, characters and tokens by language, tokens_per_word (fertility), and
-    lengths: the quartiles of words per sample. Raises UserError if `path` is no data set."""
+    subset, kind, samples, images, bad, words, characters and tokens by language (tokens: with `tokenizer` only),
+    tokens_per_word (fertility), tokens_as_trained by length file, lengths (quartiles of characters per sample) and
+    twenty_percent: what a ratio of 0.2 of the samples is in tokens. Raises UserError if `path` is no data set."""
     data = DataSet(path)
     count = _counter(tokenizer) if tokenizer else None
     rows = [_row(data.subset(name), entry, count) for name, entry in sorted(data.manifest["subsets"].items())]
@@ -42,24 +43,44 @@ def show(path: Path | str, tokenizer: Path | str | None = None, sheet: Path | st
 
 def _row(subset: Subset, entry: dict[str, Any], count: Any) -> dict[str, Any]:
     chars = {lang: c[c >= 0] for lang, c in subset.chars.items()}
-    words, tokens = dict(entry["words"]), {}
-    if count is not None:
-        tokens = {"given": _count_tokens(subset, count)}
-    else:
-        for path in sorted(subset.folder.glob("lengths-*.npz")):
-            with np.load(path) as stored:
-                tokens[path.stem.removeprefix("lengths-")] = {
-                    k.removeprefix("tokens_"): int(stored[k][stored[k] > 0].sum()) for k in stored
-                    if k.startswith("tokens_")}
+    words = dict(entry["words"])
+    tokens = _count_tokens(subset, count) if count is not None else {}
+    trained = {}
+    for path in sorted(subset.folder.glob("lengths-*.npz")):
+        with np.load(path) as stored:
+            trained[path.stem.removeprefix("lengths-")] = {
+                k.removeprefix("tokens_"): int(stored[k][stored[k] > 0].sum()) for k in stored
+                if k.startswith("tokens_")}
     # what training counted holds the template and the image's tokens too, so it says nothing about words
-    fertility = {lang: round(n / words[lang], 3) for lang, n in tokens.get("given", {}).items() if words.get(lang)}
+    fertility = {lang: round(n / words[lang], 3) for lang, n in tokens.items() if words.get(lang)}
     return {"subset": subset.subset, "kind": subset.kind, "samples": len(subset), "images": int(subset.images.sum()),
             "bad": int(subset.bad.sum()), "words": words, "present": {lang: len(c) for lang, c in chars.items()},
             "characters": {lang: int(c.sum()) for lang, c in chars.items()}, "tokens": tokens,
-            "tokens_per_word": fertility,
+            "tokens_per_word": fertility, "tokens_as_trained": trained,
             "lengths": {lang: np.percentile(c, [0, 25, 50, 75, 100]).astype(int).tolist() if len(c) else []
                         for lang, c in chars.items()},
+            "twenty_percent": _shares(subset, 0.2),
             "megabytes": round(sum(s["bytes"] for s in entry["shards"]) / 1e6, 1), "shards": len(entry["shards"])}
+
+
+def _shares(subset: Subset, ratio: float) -> dict[str, dict[str, float]]:
+    """What a target ratio of so many samples is in tokens and in supervised tokens, by file of token lengths.
+
+    Over the samples that hold both languages; the file says what was counted (template and image tokens included)."""
+    base, *targets = subset.languages
+    result = {}
+    for path in sorted(subset.folder.glob("lengths-*.npz")):
+        with np.load(path) as stored:
+            for target in targets:
+                if not all(f"{kind}_{lang}" in stored for kind in ("tokens", "loss") for lang in (base, target)):
+                    continue
+                both = (stored[f"tokens_{base}"] > 0) & (stored[f"tokens_{target}"] > 0)
+                means = {kind: [float(stored[f"{kind}_{lang}"][both].mean()) if both.any() else 0.0
+                                for lang in (base, target)] for kind in ("tokens", "loss")}
+                result[f"{path.stem.removeprefix('lengths-')} {target}"] = {
+                    "samples": ratio, **{kind: round(ratio * t / (ratio * t + (1 - ratio) * b), 4) if t else 0.0
+                                         for kind, (b, t) in means.items()}}
+    return result
 
 
 def _counter(tokenizer: Path | str) -> Any:
