@@ -1,8 +1,9 @@
 """`begira next`: the smaller grid that would decide what a study left open. No run is repeated that decides nothing.
 
-Only conditions that enter an undecided contrast get more seeds, as many as `analysis.answers.further_seeds` finds (at
-most MOST_AT_ONCE in one go). The new grid inherits the old one and keeps its name, so that its runs join the same
-study and share its parents; reporting the old grid afterwards reads all of them."""
+Only conditions that enter an undecided contrast get more seeds: half of what `analysis.answers.further_seeds` finds,
+for that number is an estimate too, and what the next look decides costs no further run; at most MOST_AT_ONCE in one
+go. The new grid inherits the old one and keeps its name, so that its runs join the same study and share its parents;
+reporting the old grid afterwards reads all of them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from analysis.study import Study
 from core.errors import UserError
 from core.files import write_text
 
-MOST_AT_ONCE = 2  # small steps: what one look decides costs no further run
+MOST_AT_ONCE = 6
 
 
 def wanted_seeds(answers: Answers, most: int = MOST_AT_ONCE) -> np.ndarray:
@@ -24,8 +25,8 @@ def wanted_seeds(answers: Answers, most: int = MOST_AT_ONCE) -> np.ndarray:
     more = np.zeros(len(answers.estimates.conditions) if answers.estimates else 0, int)
     for one in answers.all():
         if one.verdict == "not decided" and one.further_seeds and len(one.weights):
-            more[np.abs(one.weights) > 1e-12] = np.maximum(more[np.abs(one.weights) > 1e-12],
-                                                           min(one.further_seeds, most))
+            used = np.abs(one.weights) > 1e-12
+            more[used] = np.maximum(more[used], min((one.further_seeds + 1) // 2, most))
     return more
 
 

@@ -7,7 +7,7 @@
       margin: 0.03               # a difference of scores that would not matter
       claim: 0.2                 # the ratio that is claimed to be enough
       alpha: 0.05                # family-wise error over all questions and looks
-      looks: 3                   # how often the data may be looked at: once, and twice more after `begira next`
+      looks: 4                   # how often the data may be looked at: once, and after each `begira next`
       backbone: [llama, latxa]   # reference, adapted
       text_only: {none: none, control: english, target: target}
 
@@ -32,7 +32,7 @@ class Questions:
     margin: float = 0.03
     claim: float = 0.2
     alpha: float = 0.05
-    looks: int = 3
+    looks: int = 4
     base_language: str = "en"
     target_language: str = ""        # default: the other language of the evaluations
     ratio_axis: str = "target_ratio"

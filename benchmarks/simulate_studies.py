@@ -39,8 +39,8 @@ class World:
     styles: int = 2
     run: float = 0.012               # standard deviation between runs
     shared: float = 0.006            # standard deviation shared by runs of one seed
-    item: float = 0.2
-    slope: float = 0.06              # items differ in what they gain at each ratio
+    item: float = 0.12               # small enough that chances stay between 0 and 1
+    slope: float = 0.05              # items differ in what they gain at each ratio
     seed: int = 0
     rng: np.random.Generator = field(init=False)
 
@@ -79,7 +79,7 @@ def grid(seeds) -> list[dict]:
 class Simulated:
     """A study that grows: runs are drawn when they are asked for."""
 
-    def __init__(self, world: World, looks: int = 3):
+    def __init__(self, world: World, looks: int = 4):
         from analysis.questions import Questions
 
         self.world, self.points, self.rows = world, [], []
@@ -188,7 +188,7 @@ def sequential(world: World, start: int, looks: int) -> tuple[int, dict[str, str
     return len(simulated.points), verdicts
 
 
-def savings(studies: int, start: int = 2, looks: int = 3, run: float = 0.03) -> dict:
+def savings(studies: int, start: int = 2, looks: int = 4, run: float = 0.03) -> dict:
     """Runs of following `next` against equal seeding in one look, at the same share of decided questions."""
     worlds = list(itertools.product(("steep", "saturated", "close"), (0.0, .015, .05), (0.0, .015, .03)))
 
@@ -198,7 +198,7 @@ def savings(studies: int, start: int = 2, looks: int = 3, run: float = 0.03) -> 
     followed = [sequential(world(number), start, looks) for number in range(studies)]
     power = float(np.mean([len(verdicts) / 3 for _, verdicts in followed]))
     equal = []
-    for seeds in range(start, start + 7):
+    for seeds in range(start, start + 14):
         shares = [len(sequential(world(number), seeds, 1)[1]) / 3 for number in range(studies)]
         equal.append((seeds, float(np.mean(shares))))
         if equal[-1][1] > power:
@@ -208,7 +208,7 @@ def savings(studies: int, start: int = 2, looks: int = 3, run: float = 0.03) -> 
             "equal_runs": _runs_for(power, equal)}
 
 
-def errors_over_looks(studies: int, start: int = 2, looks: int = 3) -> tuple[float, float]:
+def errors_over_looks(studies: int, start: int = 2, looks: int = 4) -> tuple[float, float]:
     """Share of studies with any wrong answer after all looks, with its standard error, at truths on the bounds."""
     worlds = list(itertools.product(("at the margin",), (MARGIN + 1e-9, -MARGIN - 1e-9), (0.0, -1e-9)))
     wrong = []
@@ -235,7 +235,7 @@ def described(studies: int, followed: int) -> list[str]:
     error = np.sqrt(found["wrong"] * (1 - found["wrong"]) / studies)
     lines = [f"{studies} studies of {len(grid(range(3)))} runs, {each:.2f} CPU-s each",
              *(f"  coverage of the 95 % interval, {key}: {share:.3f}" for key, share in found["coverage"].items()),
-             f"  studies with any wrong answer at the first of three looks: {found['wrong']:.3f} +- {error:.3f}",
+             f"  studies with any wrong answer at the first of four looks: {found['wrong']:.3f} +- {error:.3f}",
              f"  questions decided at the first look: {found['decided']:.2f}",
              f"  smallest ratio, estimate minus truth: median {found['median']:+.4f}, mean {found['bias']:+.4f}; above "
              f"it in {found['above']:.2f} of the studies; mean width of its interval {found['width']:.3f}"]
@@ -243,7 +243,7 @@ def described(studies: int, followed: int) -> list[str]:
         wrong, error = errors_over_looks(followed)
         saved = savings(followed)
         share = saved["runs"] / saved["equal_runs"]
-        lines += [f"{followed} studies with all truths on a bound, three looks: {wrong:.3f} +- {error:.3f} with any "
+        lines += [f"{followed} studies with all truths on a bound, four looks: {wrong:.3f} +- {error:.3f} with any "
                   "wrong answer (limit 0.05)",
                   f"{followed} studies in which `next` is followed from 2 seeds: {saved['runs']:.0f} runs, "
                   f"{saved['decided']:.3f} of the questions decided",

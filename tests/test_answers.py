@@ -71,7 +71,7 @@ def test_next_asks_only_for_what_is_open(tmp_path):
     assert {point["text_only"] for point in points} == {"english", "target"}
     assert 0.0 not in {point["target_ratio"] for point in points}
     assert all(point["seed"] >= 2 for point in points)
-    assert len(points) == wanted_seeds(answers).sum() == 16 * min(undecided[0].further_seeds, 2)
+    assert len(points) == wanted_seeds(answers).sum() == 16 * ((undecided[0].further_seeds + 1) // 2)
     path = write_grid(next_grid(study, answers, {"name": "simulated"}, "mini"), tmp_path / "next.yaml")
     written = yaml.safe_load(path.read_text())
     assert written["inherit"] == "mini" and written["name"] == "simulated"
