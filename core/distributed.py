@@ -94,8 +94,11 @@ def joined(threads: int = 1, timeout: timedelta = TIMEOUT) -> Iterator[World]:
 def _quiet(rank: int) -> None:
     """Libraries speak up for errors only: their progress bars and start-up notes, times ranks, drown a log."""
     import logging
+    import warnings
 
     import transformers
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

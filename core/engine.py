@@ -38,6 +38,8 @@ class Engine:
             model=model, optimizer=optimizer, dist_init_required=False,
             config={**_settings(train, self.stage, micro_batch, self.accumulation, world),
                     "checkpoint": {"load_universal": universal}})
+        if self.stage == 0 and world.size == 1:  # or every gradient would be copied into a bucket and back for nobody
+            self.deepspeed.enable_backward_allreduce = False
         self.device = world.device
 
     @property
@@ -64,8 +66,8 @@ class Engine:
     def norms(self) -> dict[str, float]:
         """L2 norm of the step's gradient per part, the same on every rank; not finite if any rank's gradient is not."""
         squares = torch.zeros(len(self.parts), dtype=torch.float64, device=self.device)
-        for group, gradient in self._gradients():
-            squares[group] += torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2
+        for group, gradients in self._gradients():
+            squares[group] = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
         if self._sharded:
             self.world.sum_tensor(squares)
         by_part: dict[str, float] = {}
@@ -76,8 +78,8 @@ class Engine:
     def update(self, rates: dict[str, float], norm: float) -> None:
         """Clip by the global norm and let AdamW take the step at these learning rates (by part)."""
         if self.train.clip > 0 and norm > self.train.clip:
-            for _, gradient in self._gradients():
-                gradient.mul_(self.train.clip / (norm + 1e-6))
+            for _, gradients in self._gradients():
+                torch._foreach_mul_(gradients, self.train.clip / (norm + 1e-6))
         for part, group in zip(self.parts, self.optimizer.param_groups, strict=True):
             group["lr"] = rates[part]
         self.deepspeed.step()
@@ -122,18 +124,22 @@ class Engine:
     def _sharded(self) -> bool:
         return self._kind == "sharded"
 
-    def _gradients(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """(parameter group, tensor) of the reduced gradients that this rank holds; changes in place count."""
-        optimizer = self.deepspeed.optimizer
+    def _gradients(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """Per parameter group the reduced gradients that this rank holds, all fp32; changes in place count. Groups of
+        which it holds none are left out."""
+        optimizer, found = self.deepspeed.optimizer, {}
         if self._kind == "plain":
-            for index, group in enumerate(optimizer.param_groups):
-                yield from ((index, p.grad) for p in group["params"] if p.grad is not None)
+            found = {i: [p.grad for p in group["params"]] for i, group in enumerate(optimizer.param_groups)}
         elif self._kind == "bf16":
-            yield from enumerate(optimizer.fp32_groups_gradients_flat)
+            found = {i: [gradient] for i, gradient in enumerate(optimizer.fp32_groups_gradients_flat)}
         else:
             for index, tensors in optimizer.averaged_gradients.items():
                 group = optimizer.sub_group_to_group_id[index] if self.stage == 3 else index
-                yield from ((group, tensor) for tensor in tensors or [] if tensor is not None)
+                found.setdefault(group, []).extend(tensors or [])
+        for group, gradients in found.items():
+            held = [gradient for gradient in gradients if gradient is not None and gradient.numel()]
+            if held:
+                yield group, held
 
 
 def effective_stage(stage: int, dtype: str) -> int:

@@ -24,12 +24,12 @@ def root(tmp_path_factory):
 
 
 def run(path, size, *arguments):
-    return run_ranks(trainruns.train, size, path, *arguments, timeout=150)
+    return run_ranks(trainruns.train, size, path, *arguments, timeout=280)
 
 
 @pytest.mark.parametrize(("stage", "size", "dtype"), [
-    (0, 1, "float32"), (3, 2, "float32"), *(pytest.param(stage, 2, dtype, marks=pytest.mark.slow) for stage, dtype in (
-        (0, "float32"), (1, "float32"), (2, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")))])
+    (0, 1, "float32"), *(pytest.param(stage, 2, dtype, marks=pytest.mark.slow) for stage in range(4)
+                         for dtype in ("float32", "bfloat16") if stage or dtype == "float32")])
 def test_a_stop_asked_of_one_rank_saves_one_step_on_all_and_resumes_bit_for_bit(root, stage, size, dtype):
     name = f"{stage}-{size}-{dtype}"
     whole, parts = (finetune_run(root, f"{kind}-{name}", zero_stage=stage, dtype=dtype) for kind in ("whole", "parts"))

@@ -50,7 +50,7 @@ def live(root, tied, trained, stage):
 def test_the_product_gives_the_losses_of_the_live_model(tmp_path, tied, trained, stage):
     vision_folder(tmp_path / "encoder" / "e" / "model", "levit")
     backbone_folder(tmp_path / "backbone" / tied / "model", tied == "tied")
-    wanted = run_ranks(live, 2, tmp_path, tied, trained, stage, timeout=120)[0]
+    wanted = run_ranks(live, 2, tmp_path, tied, trained, stage, timeout=280)[0]
     product = load_product(tmp_path / "finetune" / "f", tmp_path)
     with torch.no_grad():
         _, found = PackedModel(product.net)(*inputs(packed(product, [1], seed=9)))

@@ -90,7 +90,7 @@ def several(folders, cases, steps):
 
 
 def compare(folders, cases, size, steps, tolerance):
-    found = run_ranks(several, size, folders, cases, steps, timeout=240)[0]
+    found = run_ranks(several, size, folders, cases, steps, timeout=280)[0]
     for (stage, part, images), (state, losses) in zip(cases, found, strict=True):
         wanted, expected = plain(folders, TRAINED[part], steps, IMAGES[images])
         assert state.keys() == wanted.keys()
@@ -105,7 +105,7 @@ def test_three_steps_of_every_stage_equal_the_plain_loop(folders):
 
 
 def test_a_trained_tower_and_ranks_without_images(folders):
-    compare(folders, [(3, "vision", "1 against 5"), (2, "vision", "text-only rank"), (1, "vision", "none")], 2, 3, 1e-5)
+    compare(folders, [(3, "vision", "1 against 5"), (2, "vision", "text-only rank")], 2, 3, 1e-5)
 
 
 @pytest.mark.slow
@@ -167,11 +167,15 @@ def whole(folders, accumulation, size, answers):
     return {n: p.detach() for n, p in chosen.items()}, total.item(), norm.item()
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_one_to_two_hundred_answer_tokens_over_accumulation_and_ranks(folders, size):
+ALL = [(stage, accumulation) for stage in range(4) for accumulation in (1, 2, 4)]
+
+
+@pytest.mark.parametrize(("size", "cases"), [
+    (2, [(0, 1), (0, 4), (1, 2), (2, 4), (3, 2)]), pytest.param(2, ALL, marks=pytest.mark.slow),
+    pytest.param(1, ALL, marks=pytest.mark.slow)])
+def test_one_to_two_hundred_answer_tokens_over_accumulation_and_ranks(folders, size, cases):
     """A micro-batch without any supervised token is among them; all is finite and exact."""
-    cases = [(stage, accumulation) for stage in range(4) for accumulation in (1, 2, 4)]
-    found = run_ranks(accumulated, size, folders, cases, (1, 200), timeout=240)[0]
+    found = run_ranks(accumulated, size, folders, cases, (1, 200), timeout=280)[0]
     wanted = {accumulation: whole(folders, accumulation, size, (1, 200)) for accumulation in (1, 2, 4)}
     for (stage, accumulation), (state, loss, norm) in zip(cases, found, strict=True):
         parameters, expected, expected_norm = wanted[accumulation]
