@@ -8,6 +8,7 @@ anew.
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from zipfile import BadZipFile
@@ -16,11 +17,14 @@ import numpy as np
 
 from core.config import Mixture
 from core.encode import Encoder
+from core.errors import UserError
 from core.files import replacing
 from core.shards import Corrupt, Subset, open_subset
 from core.shares import Pool
 
+CORRUPT_SHARE = 0.05     # of a subset or of what was read: with more broken samples a run does not go on
 _CHUNK = 2048
+log = logging.getLogger(__name__)
 
 
 def open_subsets(mixture: Mixture, data_root: Path | str) -> dict[str, Subset]:
@@ -30,16 +34,33 @@ def open_subsets(mixture: Mixture, data_root: Path | str) -> dict[str, Subset]:
 
 
 def pools(mixture: Mixture, subsets: dict[str, Subset], encoder: Encoder) -> dict[str, Pool]:
-    """What `core.mixture.Plan` reads of each subset. Samples that the index marks as bad are left out."""
+    """What `core.mixture.Plan` reads of each subset. Samples that the index marks as bad, or that cannot be encoded,
+    are left out. Raises UserError if the latter are too many."""
     result = {}
     for name, subset in subsets.items():
         counted = lengths(subset, encoder, (mixture.base_language, mixture.target_language))
+        _name_left_out(subset, counted)
         tokens = {k: np.where(subset.bad, -1, t) for k, (t, _) in counted.items()}
         loss = {k: np.where(subset.bad, -1, v) for k, (_, v) in counted.items()}
         modality = "image" if subset.kind == "image" else "text"
         result[name] = Pool(name, modality, subset.id_hash, subset.images, tokens, loss,
                             f"{subset.fingerprint} {encoder.key}")
     return result
+
+
+def _name_left_out(subset: Subset, counted: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Log the samples that have text in a language and cannot be encoded in it."""
+    left_out = np.zeros(subset.n, bool)
+    for language, (tokens, _) in counted.items():
+        left_out |= (subset.chars[language] >= 0) & (tokens < 0)
+    left_out &= ~subset.bad
+    if not left_out.any():
+        return
+    keys = ", ".join(subset.key(i) for i in np.flatnonzero(left_out)[:10])
+    told = f"{left_out.sum()} of {subset.n} samples of {subset.name} cannot be encoded ({keys}, ...)"
+    if left_out.sum() > CORRUPT_SHARE * subset.n:
+        raise UserError(f"{told}: `begira data check` says why; `--mark` leaves them out")
+    log.warning("%s and are left out", told)
 
 
 def lengths(subset: Subset, encoder: Encoder, languages: Iterable[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

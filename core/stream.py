@@ -11,6 +11,7 @@ loss and is named in `Packed.corrupt`; `Damage` counts these and says when a run
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,13 @@ from core.collate import IGNORE, Document, Packed, collate, filler
 from core.config import Mixture, Pack
 from core.encode import Encoder
 from core.errors import UserError
-from core.lengths import open_subsets, pools
+from core.lengths import CORRUPT_SHARE, open_subsets, pools
 from core.mixture import Item, Plan, check_world
 from core.shards import Corrupt, Subset
 from core.urls import StreamPlan, is_stream
 
 __all__ = ["IGNORE", "Damage", "Loader", "Packed", "Reader", "prepare"]
-CORRUPT_SHARE = 0.05     # of the samples read so far, once CORRUPT_MINIMUM are broken
-CORRUPT_MINIMUM = 20
+CORRUPT_MINIMUM = 20     # broken samples, before their share (core.lengths.CORRUPT_SHARE) stops a run
 CORRUPT_RUN = 100        # in a row, on one rank
 
 
@@ -125,6 +125,7 @@ class _Worker:
 
 
 def _one_thread(_: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"     # a forked tokenizer would warn at every start
     torch.set_num_threads(1)
 
 

@@ -1,5 +1,6 @@
 """The loader: the same steps whatever the workers, ranks and restarts; packed rows; broken samples in their slots."""
 import itertools
+import logging
 import os
 import time
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import toydata
+from test_data_check import KINDS, SOURCES, plant
 
 from core import stream
 from core.config import Mixture, Pack, Source, TextOnly
@@ -15,6 +17,7 @@ from core.errors import UserError
 from core.mixture import Plan
 from core.shards import DataSet
 from core.stream import Damage, Loader, Packed, prepare
+from data_tools.index import adopt
 
 MIXTURE = Mixture(target_ratio=0.3, samples=600, sources=[Source("toy", "image")],
                   text_only=TextOnly("both", 0.25, [Source("toy", "text")]))
@@ -164,6 +167,40 @@ def test_broken_samples_are_replaced_counted_and_named(tmp_path, encoder):
         for place, line in packed.corrupt:
             assert line.startswith(packed.keys[place])
             assert (packed.input_ids == encoder.pad_id).any()
+
+
+def test_training_survives_every_planted_kind_of_damage(tmp_path, encoder, caplog):
+    """What `begira data check` lists does not stop a run that never saw the list, and the ledger stays the same."""
+    folder = tmp_path / "found"
+    folder.mkdir()
+    planted = plant(folder, KINDS, 0.002)
+    adopt(folder, ["en", "eu"], "image", SOURCES)
+    mixture = Mixture(target_ratio=0.3, samples=1000, sources=[Source("found", "data")])
+    with caplog.at_level(logging.WARNING):
+        plan, subsets = prepare(mixture, PACK, 4, tmp_path, encoder)
+    found = []
+    for workers in (0, 2):
+        steps = list(Loader(plan, subsets, encoder, workers=workers))
+        found.append([(p.keys, p.corrupt, p.loss_tokens) for step in steps for p in step])
+    assert found[0] == found[1]
+    read = [key.split(":")[1] for keys, _, _ in found[0] for key in keys]
+    broken = {line.split(":")[1] for _, corrupt, _ in found[0] for _, line in corrupt}
+    by_kind = {problem: {key for _, key, p in planted if p == problem} for _, _, problem in planted}
+    assert len(read) == 1000
+    assert broken == by_kind["undecodable image"] | by_kind["decompression bomb"]
+    for problem in ("broken json", "missing image", "zero-byte image"):
+        assert not by_kind[problem] & set(read)                     # known before the run: not planned
+    assert by_kind["missing image"] & set(caplog.text.replace(",", " ").split())
+    assert by_kind["image mode"] <= set(read) and not by_kind["image mode"] & broken
+
+
+def test_a_subset_that_is_broken_through_and_through_is_refused(tmp_path, encoder):
+    folder = tmp_path / "found"
+    folder.mkdir()
+    plant(folder, ["no image"], 0.06)
+    adopt(folder, ["en", "eu"], "image", SOURCES)
+    with pytest.raises(UserError, match="60 of 1000 samples of found/data cannot be encoded"):
+        prepare(Mixture(samples=1000, sources=[Source("found", "data")]), PACK, 4, tmp_path, encoder)
 
 
 @pytest.mark.parametrize(("share", "stops"), [(0.04, False), (0.08, True)])
