@@ -103,8 +103,8 @@ def load(checkpoint: Checkpoint, engine: Engine, world: World) -> None:
     The engine must have been made with `universal` as needs_universal says."""
     stage = checkpoint.state.stage
     if stage != engine.stage:
-        raise UserError(f"{checkpoint.folder} was written with ZeRO stage {stage} and cannot go on with "
-                        f"{engine.stage}: set runtime.zero_stage={stage}, or remove the run's checkpoints to start over")
+        raise UserError(f"{checkpoint.folder} was written with ZeRO stage {stage} and cannot go on with {engine.stage}:"
+                        f" set runtime.zero_stage={stage}, or remove the run's checkpoints to start over")
     tag = UNIVERSAL if checkpoint.needs_universal(world.size) else ENGINE
     if tag == UNIVERSAL:
         if world.first:

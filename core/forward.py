@@ -50,7 +50,7 @@ class PackedModel(nn.Module):
         return self.net.model.language_model if self.tower else self.net.base_model
 
     def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """A tied head is listed once, as the embedding: DeepSpeed would store it a second time, and also when frozen."""
+        """A tied head is listed once, as the embedding: DeepSpeed would store it twice, and also when frozen."""
         state = super().state_dict(*arguments, **options)
         if self.tied:
             state.pop("net.lm_head.weight", None)

@@ -78,9 +78,13 @@ def train(folders, stage, accumulation, trained, steps, images, world, guard=Tru
         norms = engine.norms()
         engine.update(dict.fromkeys(norms, RATE), sum(n * n for n in norms.values()) ** 0.5)
         losses.append(world.sum([total])[0] / tokens)
-    state = {k: v for k, v in engine.state().items() if net.get_parameter(k).requires_grad}
+    state = trained_state(engine, net)
     engine.destroy()
     return state, losses
+
+
+def trained_state(engine, net):
+    return {name: value for name, value in engine.state().items() if net.get_parameter(name).requires_grad}
 
 
 def several(folders, cases, steps):
@@ -146,7 +150,8 @@ def accumulated(folders, cases, answers):
             norms = engine.norms()
             norm = sum(n * n for n in norms.values()) ** 0.5
             engine.update(dict.fromkeys(norms, RATE / 10), norm)
-            found.append(({k: v for k, v in engine.state().items() if net.get_parameter(k).requires_grad}, world.sum([total])[0] / tokens, norm))
+            trained = trained_state(engine, net)
+            found.append((trained, world.sum([total])[0] / tokens, norm))
             engine.destroy()
     return found
 
