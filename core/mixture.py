@@ -7,13 +7,13 @@
     plan.consumed(step) -> {(source, language, modality): {"samples", "tokens", "loss_tokens", "images", "epochs"}}
     plan.realised(step) -> {"sample": r, "token": r, "loss_token": r}   # target language's share of image-text
 
-Every (source, language) pair is a stream (core.order) with a share of the whole (core.shares). Which samples of a source
-are read in the target language is decided once per sample: those with the smallest u(id, seed) that together make up the
-asked ratio, so the set at 20 % lies inside that at 40 %, and the images are the same at every ratio. The streams are
-merged (core.merge) into one order, at every prefix of which every share is met to within one sample. That order is cut
-into windows of equal token count, and a window is laid into a fixed number of packs (core.pack): step -> samples needs no
-history, and the data state of a run is (fingerprint, step). Nothing here depends on ranks, workers or restarts, and
-nothing is made beyond the window in use.
+Every (source, language) pair is a stream (core.order) with a share of the whole (core.shares). Which samples of a
+source are read in the target language is decided once per sample: those with the smallest u(id, seed) that together
+make up the asked ratio, so the set at 20 % lies inside that at 40 %, and the images are the same at every ratio.
+The streams are merged (core.merge) into one order, at every prefix of which every share is met to within one
+sample. That order is cut into windows of equal token count, and a window is laid into a fixed number of packs
+(core.pack): step -> samples needs no history, and the data state of a run is (fingerprint, step). Nothing here
+depends on ranks, workers or restarts, and nothing is made beyond the window in use.
 """
 from __future__ import annotations
 
