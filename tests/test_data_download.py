@@ -160,6 +160,7 @@ def test_images_can_be_read_by_url_and_by_tar(server, tmp_path):
     assert members == sum(line["status"] == "ok" for line in by_id.values()) - 1  # twins share one
 
 
+@pytest.mark.slow
 def test_killed_five_times_nothing_is_done_twice(server, tmp_path):
     """Requests in flight at a kill are all that may be asked again; what had its line is not."""
     rows = write_list(tmp_path, server, 12)

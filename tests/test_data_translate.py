@@ -314,6 +314,7 @@ def test_examples_of_the_prompts_pass_the_gates():
         engines.load_prompt("llm-0")
 
 
+@pytest.mark.slow
 def test_marian_translates_in_order_whatever_the_batches(tmp_path):
     """A tiny Marian with random weights: greedy output depends on the text alone, not on its neighbours."""
     import torch
