@@ -79,8 +79,8 @@ def _fresh(run: Run, config: BackboneConfig, world: World) -> tuple[Any, Any]:
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=config.intermediate,
         num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.heads,
-        max_position_embeddings=config.pack.max_tokens, tie_word_embeddings=True, rope_parameters={
-            "rope_type": "default", "rope_theta": 10000.0}, bos_token_id=tokenizer.bos_token_id,
+        max_position_embeddings=2048, initializer_range=config.initializer_range, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)

@@ -1,8 +1,8 @@
 """Stage `encoder`: a small vision tower, trained as CLIP's is, on pairs of an image and an English text.
 
-    image -> LeViT (convolutional stem, attention, 4 tokens) -> mean over the tokens -> linear ----+
-                                                                                        cosine, softmax over all names
-    name or keyword -> mean of word embeddings -------------------------------------------------+
+    image -> LeViT (convolutional stem, attention, 4 tokens) -> linear over all tokens ---+
+                                                                                          cosine, softmax over names
+    name or keyword -> mean of word embeddings -------------------------------------------+
 
 The product is a plain `LevitModel` folder with its image processor; the text side only serves the training. It differs
 from CLIP in one thing: the negatives of an image are all other names of the data set, not those of its batch, because a
@@ -47,7 +47,8 @@ class Towers(nn.Module):
                             attention_ratio=[2] * 3)
         shape.hidden_size = hidden  # transformers' Llava asks for it
         self.vision = LevitModel(shape)
-        self.project = nn.Linear(hidden, hidden)
+        side = (config.image_size // shape.patch_size - 1) // 2 + 1
+        self.project = nn.Linear(side * side * hidden, hidden)
         self.words = nn.Embedding(words + 1, hidden, padding_idx=words)
         nn.init.normal_(self.words.weight, std=0.05)
         with torch.no_grad():
@@ -57,7 +58,7 @@ class Towers(nn.Module):
     def images(self, pixels: torch.Tensor) -> torch.Tensor:
         """(images, 3, size, size) -> unit vectors (images, hidden)."""
         states = self.vision(pixels, output_hidden_states=True).hidden_states
-        return functional.normalize(self.project(states[LAYER].mean(1)), dim=-1)
+        return functional.normalize(self.project(states[LAYER].flatten(1)), dim=-1)
 
     def texts(self, words: torch.Tensor) -> torch.Tensor:
         """Padded word numbers (texts, longest) -> unit vectors (texts, hidden)."""
