@@ -65,9 +65,9 @@ def standardise(net: Any, mean: torch.Tensor, deviation: torch.Tensor, unfold: b
     old = projector.linear_1
     new = StandardisedLinear(old.in_features, old.out_features, mean.to(old.weight), deviation.to(old.weight))
     with torch.no_grad():
-        new.weight.copy_(old.weight * new.deviation if unfold else old.weight)
-        new.bias.copy_(old.bias + old.weight @ new.mean if unfold else old.bias)
-    projector.linear_1 = new.to(old.weight.dtype)
+        new.weight.copy_(old.weight * deviation.to(old.weight) if unfold else old.weight)
+        new.bias.copy_(old.bias + old.weight @ mean.to(old.weight) if unfold else old.bias)
+    projector.linear_1 = new.to(old.weight.device, old.weight.dtype)
 
 
 def plain_tensors(linear_1: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -51,6 +51,7 @@ def _train(run: Run) -> dict[str, Any]:
                    for part in ("vision", "backbone")}
         assembled = assemble(sources["vision"].folder, sources["backbone"].folder, config.model,
                              DTYPES[config.train.dtype], config.train.seed)
+        assembled.net.to(world.device)
         plan, subsets, encoder = _plan(config, assembled, world)
         _start_connector(run, config, assembled, subsets, encoder)
         if config.runtime.cache_features:
@@ -135,15 +136,17 @@ def measure(assembled: Assembled, config: FinetuneConfig, subsets: Any, encoder:
     """Mean and deviation per channel of the features that the connector reads, over SAMPLE images spread evenly over
     the image sources: the same on every rank, at every restart and for every ratio."""
     names = [f"{source.data}/{source.subset}" for source in config.mixture.sources]
-    total = torch.zeros(2, assembled.net.config.vision_config.hidden_size, dtype=torch.float64)
-    seen = 0
+    tower, seen = assembled.net.model.vision_tower, 0
+    total = torch.zeros(2, tower.config.hidden_size, dtype=torch.float64)
     for name in names:
         for pixels in _images(subsets[name], SAMPLE // len(names), encoder):
-            features = vision_features(assembled.net.model.vision_tower, pixels.to(assembled.net.dtype),
-                                       config.model.vision_layer, config.model.vision_select).flatten(0, 1).double()
-            total += torch.stack([features.sum(0), features.square().sum(0)])
+            features = vision_features(tower, pixels.to(tower.device, tower.dtype), config.model.vision_layer,
+                                       config.model.vision_select).flatten(0, 1).double()
+            total += torch.stack([features.sum(0), features.square().sum(0)]).cpu()
             seen += len(features)
-    mean, square = total / max(seen, 1)
+    if not seen:
+        raise UserError("model.standardise finds no image in mixture.sources: name an image source, or set it to false")
+    mean, square = total / seen
     return mean.float(), (square - mean.square()).clamp_min(1e-12).sqrt().clamp_min(1e-3 * mean.abs().max()).float()
 
 
@@ -180,7 +183,8 @@ def freeze(assembled: Assembled, trained: list[str]) -> None:
 
 def _reached(tower: Any, config: Any) -> set[int]:
     parameters = list(tower.parameters())
-    features = vision_features(tower, blank(tower.config, tower.dtype), config.vision_feature_layer, "full")
+    pixels = blank(tower.config, tower.dtype).to(tower.device)
+    features = vision_features(tower, pixels, config.vision_feature_layer, "full")
     gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
     return {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 

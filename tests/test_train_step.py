@@ -129,6 +129,18 @@ def test_negative_control_without_the_blank_image_ranks_wait_for_each_other(fold
         run_ranks(unguarded, 2, folders, stage, timeout=12)
 
 
+@pytest.mark.parametrize("trained", [["connector"], TRAINED["frozen"], TRAINED["vision"]])
+def test_gradient_checkpointing_changes_no_gradient(folders, trained):
+    found = []
+    for checkpointing in (False, True):
+        built, net = model(folders, trained)
+        if checkpointing:
+            built.net.gradient_checkpointing_enable({"use_reentrant": False})
+        net.train()(*inputs(packed(built, [2, 0])))[0].backward()
+        found.append({name: p.grad for name, p in net.named_parameters() if p.requires_grad})
+    assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def accumulated(folders, cases, answers):
     """One step of each (stage, accumulation): its parameters, loss and gradient norm."""
     found = []
