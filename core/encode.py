@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -215,14 +216,14 @@ class Encoder:
         if self.supervise == "all":
             supervised = np.ones(len(ids), bool)
         else:
-            starts = np.array([offset[0] for offset in coded.offsets])
+            starts = [offset[0] for offset in coded.offsets]
             supervised = np.zeros(len(ids), bool)
             for start, stop in spans:
-                supervised[np.searchsorted(starts, start):np.searchsorted(starts, stop)] = True
+                supervised[bisect_left(starts, start):bisect_left(starts, stop)] = True
         ids, times = self._expand(ids)
         if times is not None:
             supervised = np.repeat(supervised, times) & (ids != self.image_id)
-            if (ids[self.max_tokens:] == self.image_id).any():
+            if len(ids) > self.max_tokens and (ids[self.max_tokens:] == self.image_id).any():
                 raise Corrupt(_id(record), f"its image does not fit into pack.max_tokens = {self.max_tokens}")
         ids, supervised = ids[:self.max_tokens], supervised[:self.max_tokens]
         supervised[:1] = False
