@@ -100,14 +100,14 @@ def test_the_continuation_keeps_the_tokenizer_and_learns_the_target_language(eng
 
 def test_a_stopped_run_ends_bit_for_bit_as_a_whole_one(english, data, tmp_path, monkeypatch):
     run = directory(tmp_path, "english", data)
-    original = loop._Loop._accumulate
+    original = loop.Loop._accumulate
 
     def accumulate(self, step, *arguments):
         if step == 7:
             stop.request("test")
         return original(self, step, *arguments)
 
-    monkeypatch.setattr(loop._Loop, "_accumulate", accumulate)
+    monkeypatch.setattr(loop.Loop, "_accumulate", accumulate)
     assert trained(run) == "stopped" and not (run.path / "model").exists()
     monkeypatch.undo()
     trained(run)

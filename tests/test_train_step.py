@@ -14,6 +14,7 @@ from core.forward import PackedModel
 from core.train import freeze
 
 RATE = 1e-3
+pytestmark = pytest.mark.timeout(900)  # for the long ones
 IMAGES = {"text-only rank": [[2, 1], [0, 0]], "1 against 5": [[1, 0], [3, 2]], "none": [[0, 0], [0, 0]]}
 TRAINED = {"frozen": ["connector", "backbone"], "vision": ["vision", "connector", "backbone"]}
 
