@@ -18,6 +18,9 @@ from core.files import write_json
 from core.run import Run
 
 
+pytestmark = pytest.mark.timeout(1800)  # for the long ones
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return site(tmp_path_factory.mktemp("site"))
