@@ -14,7 +14,7 @@ from benchmarks.harness import Row
 from core.loss import fused_cross_entropy
 
 VOCABULARY, TOKENS, WIDTH, SUPERVISED = 128_256, 2048, 256, 512
-REPEATS = 4
+REPEATS = 3
 
 
 def rows() -> list[Row]:

@@ -17,7 +17,6 @@ from core.errors import UserError
 from core.files import write_json
 from core.run import Run
 
-
 pytestmark = pytest.mark.timeout(1800)  # for the long ones
 
 
