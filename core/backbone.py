@@ -35,8 +35,8 @@ def backbone(run: Run) -> dict[str, Any]:
     with joined(config.runtime.threads) as world:
         net, tokenizer = _initial(run, config) if config.initial else _fresh(run, config, world)
         encoder = Encoder(tokenizer, max_tokens=config.pack.max_tokens, supervise="all")
-        plan, subsets = _in_turn(world, lambda: prepare(config.mixture, config.pack, config.train.global_batch,
-                                                        config.runtime.data_root, encoder))
+        plan, subsets = world.first_then_others(lambda: prepare(
+            config.mixture, config.pack, config.train.global_batch, config.runtime.data_root, encoder))
         runtime = config.runtime
         result, state = fit(run, world, PackedModel(net), plan,
                             lambda start: Loader(plan, subsets, encoder, world.rank, world.size, start, runtime.workers,
@@ -95,16 +95,6 @@ def _initial(run: Run, config: BackboneConfig) -> tuple[Any, Any]:
     source = parts.find(config.initial, "backbone", run, config.runtime.models_root)
     net = load_backbone(source.folder, DTYPES[config.train.dtype])
     return net, AutoTokenizer.from_pretrained(source.folder)
-
-
-def _in_turn(world: World, work: Any) -> Any:
-    """`work()` on the first rank, which may write files that the others then only read."""
-    if not world.first:
-        world.barrier()
-    found = work()
-    if world.first:
-        world.barrier()
-    return found
 
 
 def _check(config: BackboneConfig) -> None:

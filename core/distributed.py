@@ -6,7 +6,7 @@ none of them and opens no port. Not here: what is trained (core.train), how ZeRO
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -59,6 +59,15 @@ class World:
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+    def first_then_others(self, work: Callable[[], Any]) -> Any:
+        """`work()` on the first rank, which may write files, and then on the others, which find them written."""
+        if not self.first:
+            self.barrier()
+        found = work()
+        if self.first:
+            self.barrier()
+        return found
 
 
 def environment() -> tuple[int, int, int, int]:

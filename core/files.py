@@ -16,6 +16,18 @@ from core.errors import UserError
 
 
 @contextmanager
+def naming_a_full_disk(path: Path | str) -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" into a UserError that names what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left while writing {path}: free some or choose another folder, then repeat the "
+                            "command; finished work is kept") from error
+        raise
+
+
+@contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
@@ -24,13 +36,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left while writing {path}: free some or choose another folder, then repeat the "
-                            "command; finished work is kept") from error
-        raise
+        with naming_a_full_disk(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,15 +50,11 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
     temporary, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("tmp", "old"))
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left while writing {path}: free some or choose another folder, then repeat the "
-                            "command; finished work is kept") from error
-        raise
+        with naming_a_full_disk(path):
+            yield temporary
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

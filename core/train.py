@@ -80,7 +80,7 @@ def _plan(config: FinetuneConfig, assembled: Assembled, world: World) -> tuple[A
     processor = assembled.processor
     encoder = Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens, config.pack.max_tokens,
                       config.mixture.supervise)
-    plan, subsets = _first_then_others(world, lambda: prepare(
+    plan, subsets = world.first_then_others(lambda: prepare(
         config.mixture, config.pack, config.train.global_batch, config.runtime.data_root, encoder))
     return plan, subsets, encoder
 
@@ -98,18 +98,8 @@ def _cache(config: FinetuneConfig, assembled: Assembled, subsets: Any, encoder: 
         raise UserError("runtime.cache_features needs a frozen encoder: set it to false, or do not train vision")
     model, tower = config.model, assembled.net.model.vision_tower
     weights = parts.weights_hash(vision.folder)
-    encoder.read_image = _first_then_others(world, lambda: compute(
+    encoder.read_image = world.first_then_others(lambda: compute(
         subsets, encoder, tower, model.vision_layer, model.vision_select, weights))
-
-
-def _first_then_others(world: World, work: Callable[[], Any]) -> Any:
-    """`work()` on the first rank, which may write files, and then on the others, which find them written."""
-    if not world.first:
-        world.barrier()
-    found = work()
-    if world.first:
-        world.barrier()
-    return found
 
 
 def _start_connector(run: Run, config: FinetuneConfig, assembled: Assembled, subsets: Any, encoder: Any) -> None:

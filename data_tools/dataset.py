@@ -8,7 +8,6 @@ or nothing. What goes into a shard depends on the part it belongs to and on `Lim
 """
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import write_json
+from core.files import naming_a_full_disk, write_json
 from data_tools.shards import DEFAULT_LIMITS, Limits, ShardWriter
 
 SCHEMA = 1
@@ -117,18 +116,14 @@ def building(out: Path | str, name: str, languages: Sequence[str]) -> Iterator[D
     out.parent.mkdir(parents=True, exist_ok=True)
     folder, old = _beside(out, os.getpid(), "building"), _beside(out, os.getpid(), "old")
     try:
-        folder.mkdir()
-        yield DataSetWriter(folder, name, list(languages))
-        if not (folder / "manifest.json").exists():
-            raise RuntimeError("the block ended without DataSetWriter.finish")
-        if out.exists():
-            os.rename(out, old)
-        os.rename(folder, out)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left while writing {out}: free some or choose another folder, then repeat the "
-                            "command") from error
-        raise
+        with naming_a_full_disk(out):
+            folder.mkdir()
+            yield DataSetWriter(folder, name, list(languages))
+            if not (folder / "manifest.json").exists():
+                raise RuntimeError("the block ended without DataSetWriter.finish")
+            if out.exists():
+                os.rename(out, old)
+            os.rename(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
