@@ -81,7 +81,7 @@ class Work:
     def do(self, name: str, examiner: Any) -> None:
         kind, number = name.split("-")
         if kind == "blank":
-            found: Any = examiner.blank_scores(self.blank[int(number)])
+            found: Any = examiner.blank_scores(self.blank[int(number)], self.config.blanks)
         else:
             found = examiner.ask(self.units[int(number)], self.config.languages, self.config.max_new_tokens)
         write_json(self.folder / f"{name}.json", found)

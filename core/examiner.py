@@ -6,6 +6,7 @@ it is never left out. Not here: which groups there are and where the rows go (co
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ Row = dict[str, Any]
 _NO_CUT = 1 << 30
 _TOGETHER = 32           # options scored behind one prompt at a time on the blank image
 _FEATURES = 64           # images that go through the tower together
+BLANKS = ("white", "black", "yellow", "blue", "red", "cyan", "lime", "magenta")  # the corners of the RGB cube
 
 
 class Examiner:
@@ -70,22 +72,29 @@ class Examiner:
             row["prediction"] = answer
         return rows
 
-    def blank_scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Log-probability of each (prompt, option) with a white image in the place of the real one."""
-        features = image_features(self.net, self._pixels([self._white()]))
+    def blank_scores(self, pairs: Sequence[tuple[str, str]], blanks: int = 1) -> list[float]:
+        """Log-probability of each (prompt, option) with a blank image in the place of the real one: the mean of the
+        probabilities over the first `blanks` of BLANKS.
+
+        One blank image may look like something to a small model; several together look like nothing (contextual
+        calibration averages over content-free inputs in the same way: Zhao et al. 2021, section 4)."""
+        if not 1 <= blanks <= len(BLANKS):
+            raise UserError(f"blanks is {blanks}: choose 1 to {len(BLANKS)}, or calibrate=false for none")
+        features = image_features(self.net, self._pixels([self._blank(colour) for colour in BLANKS[:blanks]]))
         groups: list[tuple[list[int], Choice]] = []
         for prompt in dict.fromkeys(prompt for prompt, _ in pairs):
             mine = [number for number, (own, _) in enumerate(pairs) if own == prompt]
             for start in range(0, len(mine), _TOGETHER):
                 numbers = mine[start:start + _TOGETHER]
-                image = 0 if IMAGE in prompt else None
-                groups.append((numbers, self._choice(prompt, [pairs[n][1] for n in numbers], image)))
-        result = [0.0] * len(pairs)
+                for image in range(blanks) if IMAGE in prompt else (None,):
+                    groups.append((numbers, self._choice(prompt, [pairs[n][1] for n in numbers], image)))
+        found: list[list[float]] = [[] for _ in pairs]
         scores = option_scores(self.net, [choice for _, choice in groups], features, max(1, self.batch // 8))
-        for (numbers, _), found in zip(groups, scores, strict=True):
-            for number, value in zip(numbers, found, strict=True):
-                result[number] = value
-        return result
+        for (numbers, _), values in zip(groups, scores, strict=True):
+            for number, value in zip(numbers, values, strict=True):
+                found[number].append(value)
+        return [torch.tensor(values, dtype=torch.float64).logsumexp(0).item() - math.log(len(values))
+                for values in found]
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -156,11 +165,11 @@ class Examiner:
 
         return torch.from_numpy(numpy.stack(arrays))
 
-    def _white(self) -> Any:
+    def _blank(self, colour: str) -> Any:
         from PIL import Image
 
         height, width = self.encoder.pixels.size
-        return self.encoder.pixels(Image.new("RGB", (width, height), "white"))
+        return self.encoder.pixels(Image.new("RGB", (width, height), colour))
 
     def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
         return tuple(self.encoder.prompt(prompt).tolist())

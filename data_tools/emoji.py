@@ -2,6 +2,7 @@
 
     train       name, keywords, category                 the training styles; concepts of set B without target text
     text-only   text, text-english                       see `data_tools.text_only`
+                instructions                             training prompts, base language, words in the image's place
     evaluation  eval-dev, eval-emojione, eval-openmoji   one development and two held-out styles
 
 Evaluation items of one concept stand together (naming, naming_hard, category, keywords, describe) and concepts come in
@@ -69,6 +70,7 @@ def build(out: Path, target: str, options: Options, recipe: str, say: Callable[[
     with building(out, out.name, material.languages) as data:
         for subset, task in (("name", "naming"), ("keywords", "keywords"), ("category", "category")):
             data.subset(subset, "image", training(material, task))
+        data.subset("instructions", "text", instructions(material))
         if parallel:
             data.subset("text", "text", text_only.samples(parallel, options.base, target))
         if english:
@@ -111,6 +113,24 @@ def training(material: Material, task: str) -> Iterator[Sample]:
                                 {"role": "assistant", "content": text}] for language, text in answers.items()}
             yield Sample({"id": identity, "source": f"emoji:{style}", "license": fetch.packages()[package].licence,
                           "turns": turns, "meta": {**_meta(concept, style), "task": task}}, image)
+
+
+def instructions(material: Material) -> Iterator[Sample]:
+    """Every training prompt about every concept in the base language, with words where the image would stand: keywords
+    to be named, the name to be sorted or explained. A language model learns from them to answer in turns, and to look
+    for the answer in what it is shown, before it sees any image."""
+    licence, base = fetch.packages()["cldr-annotations-full"].licence, material.base
+    for concept in material.concepts:
+        for task in prompts.TASKS:
+            for number, prompt in enumerate(material.prompts[base][task]):
+                identity = f"emoji/instruction/{task}/{concept.code}/{number}"
+                shown = answer(material, concept, "keywords" if task == "naming" else "naming", base, identity)
+                said = answer(material, concept, task, base, identity)
+                if shown and said:
+                    turns = [{"role": "user", "content": prompt.replace(prompts.PLACEHOLDER, shown)},
+                             {"role": "assistant", "content": said}]
+                    yield Sample({"id": identity, "source": "cldr-instructions", "license": licence,
+                                  "turns": {base: turns}, "meta": {"concept": concept.names[base], "task": task}})
 
 
 def answer(material: Material, concept: Concept, task: str, language: str, identity: str) -> str:

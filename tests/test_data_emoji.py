@@ -36,8 +36,8 @@ def records(out, subset):
 def test_subsets_and_sizes(welsh):
     manifest = welsh[0]["manifest"]
     assert manifest["languages"] == ["en", "cy"]
-    assert set(manifest["subsets"]) == {"name", "keywords", "category", "text", "text-english", "eval-dev",
-                                        "eval-emojione", "eval-openmoji"}
+    assert set(manifest["subsets"]) == {"name", "keywords", "category", "instructions", "text", "text-english",
+                                        "eval-dev", "eval-emojione", "eval-openmoji"}
     sizes = {name: subset["samples"] for name, subset in manifest["subsets"].items()}
     assert sizes["name"] == sizes["category"] > 4300 and sizes["eval-emojione"] > 3500 and sizes["text-english"] == 200
     assert manifest["concepts"]["A"] + manifest["concepts"]["B"] >= 990
@@ -48,6 +48,21 @@ def test_subsets_and_sizes(welsh):
 
 def test_it_is_sound(welsh):
     assert check(welsh[1]) == []
+
+
+def test_instructions_ask_about_words_where_an_image_would_stand(welsh):
+    found = list(records(welsh[1], "instructions"))
+    assert len(found) > 9500 and not any(image for _, image in found)
+    names = set()
+    for record, _ in found:
+        assert list(record["turns"]) == ["en"], "what a backbone knows of the target language comes from its text"
+        question, answer = record["turns"]["en"]
+        asked, shown = question["content"].rsplit("\n", 1)
+        assert (question["role"], answer["role"]) == ("user", "assistant") and "<image>" not in question["content"]
+        assert asked and shown and answer["content"]
+        if record["meta"]["task"] == "naming":
+            names.add(answer["content"])
+    assert len(names) > 980
 
 
 def test_set_b_never_stands_beside_target_text(welsh):

@@ -25,6 +25,16 @@ def test_golden_ids():
     assert run_id("tests.stages:count", {"steps": 6}, {"encoder": "d19df98ad8"}) == "b0b0b9d95b"
 
 
+GOLDEN = {"core.encoder:encoder": "f2807e58cc", "core.backbone:backbone": "e9660f0c2a", "core.train:align": "0c64adac52",
+          "core.train:finetune": "2695d27819", "core.evaluate:evaluate": "84af446733",
+          "data_tools.translate:translate": "022a125b43", "data_tools.download:download": "db93bacdbc"}
+
+
+@pytest.mark.parametrize("function", sorted(schemas.SCHEMAS))
+def test_golden_ids_of_every_stage(function):
+    assert run_id(function, resolve(function, {}), {}) == GOLDEN[function]
+
+
 def test_runtime_does_not_count():
     assert finetune() == finetune(runtime={"nodes": 4, "workers": 8, "data_root": "elsewhere", "micro_batch": 2})
 

@@ -6,6 +6,8 @@ from seeing import COLOURS, build, colour_pixels, parts_in
 
 from benchmarks.choice import measure
 from core.encode import Encoder
+from core.errors import UserError
+from core.examiner import BLANKS, Examiner
 from core.likelihood import Choice, image_features, option_scores
 
 QUESTION = "What is this?\n<image>"
@@ -68,3 +70,24 @@ def test_four_options_cost_far_less_than_four_prompts():
     found = measure(options=4, prompt=96, questions=16, repeats=4)
     assert found["difference"] < 1e-5
     assert found["ratio"] >= 2.5
+
+
+def test_blank_scores_are_mean_probabilities_over_blank_images(tmp_path):
+    from PIL import Image
+
+    assembled = build(parts_in(tmp_path))
+    examiner = Examiner(assembled.net, assembled.processor)
+    net, encoder = examiner.net, examiner.encoder
+    height, width = encoder.pixels.size
+    expected = []
+    for colour in BLANKS[:3]:
+        pixels = torch.from_numpy(encoder.pixels(Image.new("RGB", (width, height), colour)))[None]
+        expected.append(naive(net, encoder.prompt(QUESTION).tolist(), encoder.answer(QUESTION, "red").tolist(), pixels))
+    pairs = [(QUESTION, "red"), ("What is this?", "red")]
+    found = examiner.blank_scores(pairs, 3)
+    assert len({round(value, 3) for value in expected}) == 3
+    assert found[0] == pytest.approx(torch.tensor(expected).exp().mean().log().item(), abs=1e-5)
+    assert examiner.blank_scores(pairs)[0] == pytest.approx(expected[0], abs=1e-5)
+    assert examiner.blank_scores(pairs)[1] == pytest.approx(found[1], abs=1e-6), "no image, no difference"
+    with pytest.raises(UserError, match="blanks is 9"):
+        examiner.blank_scores(pairs, 9)
