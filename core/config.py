@@ -190,7 +190,8 @@ class EvaluateConfig:
     model: str = "parent:finetune"   # "parent:ROLE", or an exported folder below `runtime.models_root`
     tasks: list[Task] = field(default_factory=list)
     languages: list[str] = field(default_factory=lambda: ["en", "eu"])
-    calibrate: bool = True           # also score every option on a blank image
+    calibrate: bool = True           # also score every option on blank images ...
+    blanks: int = field(default=1, metadata={"omit_if_default": True})  # ... so many: core.examiner.BLANKS
     generate: bool = True            # also ask the items that want a free answer
     max_new_tokens: int = 24
     unit: int = 128                  # items that are worked through and saved together
@@ -239,6 +240,28 @@ class TranslateConfig:
 
 
 @dataclass
+class TranslatorConfig:
+    """Stage `data_tools.translator:translator`: a small Marian model trained on parallel text (miniature only)."""
+
+    sources: list[Source] = field(default_factory=list)  # text-only subsets with both languages side by side
+    apart: list[Source] = field(default_factory=list)    # image subsets whose answers are measured on, never learned
+    source_language: str = "en"
+    target_language: str = "eu"
+    held_out: float = 0.03           # share of the records
+    characters: int = 160            # longer sentences are left out
+    vocabulary: int = 4096
+    layers: int = 3                  # of the encoder and of the decoder
+    hidden: int = 256
+    heads: int = 4
+    dropout: float = 0.1
+    epochs: int = 6
+    batch_tokens: int = 2048         # on the longer side, padding included
+    lr: float = 1e-3
+    seed: int = 0
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+@dataclass
 class DownloadRuntime(Runtime):
     connections: int = 256           # open at the same time
     per_host: int = 8                # of them to one host
@@ -273,6 +296,7 @@ SCHEMAS: dict[str, type] = {
     "core.train:finetune": FinetuneConfig,
     "core.evaluate:evaluate": EvaluateConfig,
     "data_tools.translate:translate": TranslateConfig,
+    "data_tools.translator:translator": TranslatorConfig,
     "data_tools.download:download": DownloadConfig,
 }
 
