@@ -7,24 +7,15 @@ dictionary: word by word from a JSON file, for tests. What is sent and what is k
 from __future__ import annotations
 
 import json
-import random
 import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from core.chat import Chat, Failure
 from core.config import Engine, TranslateRuntime
 from core.errors import UserError
-
-BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
-
-
-class Failure(str):
-    """Instead of a translation: why there is none."""
 
 
 def load(engine: Engine, runtime: TranslateRuntime, source: str, target: str) -> Any:
@@ -116,6 +107,7 @@ class Endpoint:
         if not runtime.endpoint:
             raise UserError("engine llm: set runtime.endpoint to the server's address, up to and with /v1")
         self.engine, self.runtime, self.label = engine, runtime, f"llm:{engine.model}:{engine.prompt}"
+        self.chat = Chat(runtime.endpoint, runtime.timeout, runtime.tries)
         prompt = load_prompt(engine.prompt)
         names = {code: prompt["languages"].get(code, code) for code in (source, target)}
         system = prompt["system"].format(source=names[source], target=names[target])
@@ -131,48 +123,8 @@ class Endpoint:
     def _one(self, text: str) -> str:
         body = {"model": self.engine.model, "temperature": self.engine.temperature, "seed": 0,
                 "max_tokens": 64 + len(text), "messages": [*self.head, {"role": "user", "content": text}]}
-        reason, refused = "", False
-        for attempt in range(self.runtime.tries):
-            if attempt:
-                time.sleep(pause(attempt, reason))
-            try:
-                return self._post(body)
-            except urllib.error.HTTPError as error:
-                reason, refused = f"HTTP {error.code} {error.headers.get('Retry-After', '')}", False
-                if error.code not in BUSY:
-                    said = error.read()[:150].decode("utf-8", "replace")
-                    raise UserError(f"endpoint {self.runtime.endpoint} refuses requests (HTTP {error.code}: {said}): "
-                                    "check model and address") from error
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                reason = f"{type(error).__name__}: {error}"
-                refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
-        if refused:
-            raise UserError(f"endpoint {self.runtime.endpoint} does not answer ({reason}): start the server, then "
-                            "repeat the command; finished work is kept")
-        return Failure(f"no answer after {self.runtime.tries} tries: {reason[:100]}")
-
-    def _post(self, body: dict[str, Any]) -> str:
-        request = urllib.request.Request(
-            f"{self.runtime.endpoint.rstrip('/')}/chat/completions", json.dumps(body).encode(),
-            {"Content-Type": "application/json", **_authorisation()})
-        with urllib.request.urlopen(request, timeout=self.runtime.timeout) as response:
-            choice = json.load(response)["choices"][0]
-        if choice.get("finish_reason") == "length":
-            return Failure("the answer was cut at its greatest length")
-        return str(choice["message"]["content"] or "").strip()
-
-
-def _authorisation() -> dict[str, str]:
-    import os
-
-    key = os.environ.get("OPENAI_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def pause(attempt: int, reason: str) -> float:
-    """Seconds before try number `attempt`: what the server asks for, else growing, spread by chance."""
-    asked = re.search(r"HTTP \d+ (\d+)$", reason)
-    return float(asked[1]) if asked else min(60.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.5)
+        answer = self.chat.ask(body)
+        return answer if isinstance(answer, Failure) else answer.text
 
 
 def load_prompt(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from core import chat
 from core.config import Engine, TranslateConfig, TranslateRuntime, structured
 from core.errors import Stopped, UserError
 from core.files import write_json, write_text
@@ -276,20 +277,20 @@ def endpoint(server):
 
 
 def test_the_endpoint_is_asked_again_while_it_is_busy(server, monkeypatch):
-    monkeypatch.setattr(engines, "pause", lambda attempt, reason: 0.01)
+    monkeypatch.setattr(chat, "pause", lambda attempt, reason: 0.01)
     wanted = [sentence(i) for i in range(40)]
     made = endpoint(server).translate(wanted)
-    assert all(not isinstance(m, engines.Failure) for m in made)
+    assert all(not isinstance(m, chat.Failure) for m in made)
     assert [re.findall(r"\d+", m) for m in made] == [re.findall(r"\d+", w) for w in wanted]
     assert sum(server.seen.values()) == 40 + 32  # four of five fail once
 
 
 def test_one_text_that_never_comes_is_a_failure_of_its_own(server, monkeypatch):
-    monkeypatch.setattr(engines, "pause", lambda attempt, reason: 0.01)
+    monkeypatch.setattr(chat, "pause", lambda attempt, reason: 0.01)
     server.broken.add("dog")
     made = endpoint(server).translate(["house", "dog", "an endless tree"])
-    assert made[0] == "etxea" and isinstance(made[1], engines.Failure) and "503" in made[1]
-    assert isinstance(made[2], engines.Failure) and "greatest length" in made[2]
+    assert made[0] == "etxea" and isinstance(made[1], chat.Failure) and "503" in made[1]
+    assert isinstance(made[2], chat.Failure) and "greatest length" in made[2]
 
 
 def test_no_server_is_said_at_once_and_loses_nothing(root, server):
@@ -302,8 +303,8 @@ def test_no_server_is_said_at_once_and_loses_nothing(root, server):
 
 
 def test_the_server_may_ask_for_a_pause():
-    assert engines.pause(3, "HTTP 429 7") == 7.0
-    assert 0.2 < engines.pause(1, "HTTP 500 ") < 1 < engines.pause(4, "x") < 7
+    assert chat.pause(3, "HTTP 429 7") == 7.0
+    assert 0.2 < chat.pause(1, "HTTP 500 ") < 1 < chat.pause(4, "x") < 7
 
 
 def test_examples_of_the_prompts_pass_the_gates():
@@ -340,7 +341,7 @@ def test_marian_translates_in_order_whatever_the_batches(tmp_path):
         engine = engines.load(Engine(kind="marian", model=str(tmp_path), batch_tokens=batch),
                               TranslateRuntime(device="cpu"), "en", "eu")
         made = engine.translate(wanted)
-        outcomes.append([(str(m), isinstance(m, engines.Failure)) for m in made])
+        outcomes.append([(str(m), isinstance(m, chat.Failure)) for m in made])
     assert outcomes[0] == outcomes[1] and len(set(outcomes[0])) > 3
     with pytest.raises(UserError, match="no model in"):
         engines.load(Engine(kind="marian", model="/nothing"), TranslateRuntime(), "en", "eu")
