@@ -2,8 +2,8 @@
 
     git clone -> make study, with empty package and download caches -> seconds per phase, peak memory of all processes
 
-Memory is the sum of the proportional set sizes (PSS) of every process that descends from `make`, read twice a second, so
-that pages which forked workers share count once. Not part of `make bench`: it takes a quarter of an hour.
+Memory is the sum of the proportional set sizes (PSS) of every process that descends from `make`, read twice a second:
+pages that forked workers share count once. Not part of `make bench`: it takes a quarter of an hour.
 """
 from __future__ import annotations
 
