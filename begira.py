@@ -22,6 +22,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, check and show data sets.")
 app.add_typer(data, name="data")
 
+
+def _option(words: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=words, metavar=metavar)
+
+
 Grid = Annotated[str, typer.Argument(help="A grid's name or its YAML file.", metavar="GRID")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value: an axis or a dotted key.",
                                                           metavar="[KEY=VALUE]...")]
@@ -120,8 +125,7 @@ def retry(grid: Grid, selectors: Selectors = None, cluster: Cluster = None) -> N
 @app.command()
 def report(grid: Grid, overrides: Overrides = None,
            out: Annotated[Path | None, typer.Option(help="Default: reports/<study>.", metavar="DIR")] = None,
-           store: Annotated[list[Path] | None, typer.Option(
-               help="The study's folder on another cluster, to be merged; may be given again.", metavar="DIR")] = None,
+           store: Annotated[list[Path] | None, _option("The study's folder on another cluster.", "DIR")] = None,
            as_json: Json = False) -> None:
     """Write tables, figures, LaTeX and one HTML page, and answer the study's questions as the numbers have it."""
     from analysis.report import report as write
@@ -138,6 +142,52 @@ def report(grid: Grid, overrides: Overrides = None,
     for answer in written["answers"]:
         typer.echo(f"{answer['question']} {answer['answer']}.\n  {answer['sentence']} {answer['outlook']}".rstrip())
     typer.echo(f"report: {written['paths']['report.html']}")
+
+
+@app.command()
+def judge(grid: Grid, selectors: Selectors = None, *,
+          endpoint: Annotated[str, _option("An OpenAI-compatible server, up to and with /v1.", "URL")] = "",
+          model: Annotated[str, _option("The judge, as the server calls it.", "NAME")] = "",
+          prompt: Annotated[str, _option("pair-1, rubric-1, or a YAML file like theirs.")] = "pair-1",
+          prompt_language: Annotated[str, _option("A code, or item: that of the item.")] = "en",
+          task: Annotated[list[str] | None, _option("Default: all with free answers.")] = None,
+          language: Annotated[list[str] | None, _option("Default: all.")] = None,
+          items: Annotated[int, _option("Per subset, task and language; 0: all.")] = 100,
+          pairs: Annotated[int, _option("Pairs of conditions per item; 0: all.")] = 0,
+          images: Annotated[bool, _option("Show the judge the image.")] = True,
+          requests: Annotated[int, _option("At the same time.")] = 8,
+          timeout: Annotated[float, _option("Seconds for one reply.")] = 120.0,
+          price_in: Annotated[float, _option("Of a million tokens read.")] = 0.0,
+          price_out: Annotated[float, _option("Of a million tokens written.")] = 0.0,
+          dry_run: Annotated[bool, _option("Say how many calls, tokens and what cost; ask nothing.")] = False,
+          write: Annotated[Path | None, _option(".html: a page for people to vote on; .jsonl: a batch file.")] = None,
+          shown: Annotated[int, _option("Pairs on the page.")] = 100,
+          read: Annotated[Path | None, _option("Votes (.json, .csv), or results of a batch (.jsonl).")] = None,
+          out: Annotated[Path | None, _option("The report's folder. Default: reports/<study>.", "DIR")] = None,
+          store: Annotated[list[Path] | None, _option("The study's folder on another cluster.", "DIR")] = None) -> None:
+    """Have free answers judged, by a server, a batch file or people. Called again, it goes on where it stopped."""
+    from analysis import judging
+    from experiments.store import study_path
+    from slurm import studies
+
+    dotted, words = studies.parted(selectors or [])
+    study = studies.open_study(grid, dotted)
+    folder = (out or Path("reports") / study.name) / "judge"
+    if read:
+        typer.echo(judging.read(folder, read))
+        return
+    found = judging.answers([study_path(study.name), *(store or [])], study.grid.resolved(), task, language, items,
+                            studies.chosen_ids(study, words) if words else None)
+    if write and write.suffix == ".html":
+        typer.echo(judging.write_page(found, folder, write, study.name, shown, pairs))
+        return
+    intended = judging.plan(found, judging.Judge(model, prompt, prompt_language, images, price_in, price_out), folder,
+                            pairs)
+    typer.echo("\n".join(intended.lines()))
+    if write:
+        typer.echo(judging.write_requests(intended, folder, write))
+    elif not dry_run:
+        typer.echo(judging.ask(intended, folder, endpoint, timeout, requests))
 
 
 @app.command()
@@ -164,8 +214,7 @@ def board(grid: Grid, selectors: Selectors = None,
 
 @app.command("next")
 def further(grid: Grid, overrides: Overrides = None,
-            out: Annotated[Path | None, typer.Option(help="Default: next-<study>.yaml.", metavar="FILE")] = None
-            ) -> None:
+            out: Annotated[Path | None, _option("Default: next-<study>.yaml.", "FILE")] = None) -> None:
     """Write the grid of the further seeds that would decide what the study leaves open."""
     from analysis.answers import answer
     from analysis.collect import collect

@@ -17,6 +17,7 @@ from analysis.answers import Answers, answer
 from analysis.collect import collect, write_tables
 from analysis.figures import DARK, figures, recoloured, svg, write_figures
 from analysis.forest import forest
+from analysis.judge_tables import JUDGED, judge_tables
 from analysis.latex import write_latex
 from analysis.provenance import provenance_tables
 from analysis.questions import declared
@@ -64,7 +65,7 @@ def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out
     guess = chance(study)
     drawn = figures(study, answers, guess)
     paths |= write_figures(drawn, out / "figures")
-    made = _tables(study, answers)
+    made = _tables(study, answers, out / "judge")
     paths |= write_latex([table for table in made.values() if table is not None], out / "latex")
     pictures = {name: _picture(name, figure, study, answers) for name, figure in drawn.items()}
     title = str((grid or {}).get("name") or collected.runs[0].spec.get("study") or "study")
@@ -79,9 +80,10 @@ def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out
     return {**summary, "paths": paths}
 
 
-def _tables(study: Study, answers: Answers) -> dict[str, Table | None]:
+def _tables(study: Study, answers: Answers, judgements: Path) -> dict[str, Table | None]:
     found = [*benchmark_tables(study), transfer_table(study), loss_table(study), cognate_table(study),
-             other_table(study), *cost_tables(study, answers), missing_table(study)]
+             other_table(study), *judge_tables(study.collected.runs, judgements, study.questions.seed_axis),
+             *cost_tables(study, answers), missing_table(study)]
     return {table.name: table for table in found if table is not None}
 
 
@@ -133,6 +135,7 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
         Section("samples", f"What {NUMBERS.get(len(shown.models), 'the')} models say", _panel_words(study, shown),
                 panel=_panel(study, shown), languages=[study.target, study.base]),
         Section("scores", "Scores per benchmark", [legend], tables=scores),
+        Section("judge", "What judges prefer", JUDGED, tables=of(*(n for n in made if n.startswith("judge-")))),
         Section("transfer", "Transfer to concepts never seen", wording.transfer(study), drawn("transfer"),
                 of("transfer")),
         Section("loss", f"What {study.base} loses", wording.loss(study), tables=of("loss")),

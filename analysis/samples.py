@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def panel(study: Study, answers: Answers, shown: int = SHOWN) -> Panel:
         names = {code: _right(rows[0].loc[code]) for code in made.languages}
         given = [{code: _given(row, code) for code in made.languages} for row in rows]
         item = rows[0].iloc[0]
-        made.samples.append(Sample(concept, _image(chosen[0][1], str(item["subset"]), str(item["item"])), names, given))
+        image = image_of(chosen[0][1], str(item["subset"]), str(item["item"]))
+        made.samples.append(Sample(concept, image, names, given))
     return made
 
 
@@ -111,9 +113,9 @@ def _given(rows: Any, language: str) -> tuple[str, bool | None]:
     return (str(row["prediction"]), bool(row["correct"])) if row["status"] == "ok" else ("(failed)", False)
 
 
-def _image(run: Stored, subset: str, item: str) -> bytes | None:
+def image_of(run: Stored, subset: str, item: str) -> bytes | None:
     """The image of an item from the data set that the run was evaluated on, or None where it is not at hand."""
-    from core.shards import Corrupt, open_subset
+    from core.shards import Corrupt
 
     config = _config(run)
     root = (config.get("runtime") or {}).get("data_root", "data")
@@ -121,7 +123,7 @@ def _image(run: Stored, subset: str, item: str) -> bytes | None:
         if subset.rpartition("/")[2] not in (task.get("subset"), ""):
             continue
         try:
-            opened = open_subset(root, task["data"], task["subset"])
+            opened = _opened(root, task["data"], task["subset"])
             digest = int.from_bytes(hashlib.blake2b(item.encode()).digest()[:8], "big")
             for row in np.flatnonzero(opened.id_hash == np.uint64(digest)):
                 record, image = opened.read(int(row))
@@ -130,6 +132,13 @@ def _image(run: Stored, subset: str, item: str) -> bytes | None:
         except (UserError, Corrupt, OSError):
             return None
     return None
+
+
+@lru_cache(maxsize=4)
+def _opened(root: str, data: str, subset: str) -> Any:
+    from core.shards import open_subset
+
+    return open_subset(root, data, subset)
 
 
 def _config(run: Stored) -> dict[str, Any]:

@@ -1,0 +1,245 @@
+"""Judging free answers: each pair once whatever is killed, orders swapped, batch files, prompts, the report."""
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from analysis import judge, judge_prompt, preferences
+from analysis.judge_plan import Scope, answered
+from analysis.judge_tables import judge_tables
+from analysis.judgements import Journal, path_of, table, write_table
+from analysis.stores import read_stores
+from core.chat import Chat, Failure
+from core.errors import UserError
+from tests.begira_process import Begira, end, wait_until
+from tests.judge_server import biased, serving, verdict
+from tests.simulated_store import Truth, simulate
+
+BLIND = judge.Judge("m", images=False, price_in=2.0, price_out=10.0)
+ITEMS = 12
+
+
+@pytest.fixture(scope="module")
+def begira(tmp_path_factory) -> Begira:
+    """The grid mini with three ratios, two seeds, free answers that get better with the ratio in Basque."""
+    begira = Begira(tmp_path_factory.mktemp("judged"))
+    simulate(begira.runs, "mini-eu", ratios=(0.0, 0.2, 1.0), backbones=("llama",), text_only=("none",), seeds=(0, 1),
+             items=40, styles=("eval-emojione",), tasks=("naming",),
+             truth=Truth(target={0.0: .1, .2: .5, 1.0: .9}, run=.001, item=.1))
+    return begira
+
+
+@pytest.fixture(scope="module")
+def runs(begira):
+    return read_stores([begira.runs / "mini-eu"])
+
+
+@pytest.fixture
+def found(runs):
+    return answered(runs, Scope(items=ITEMS))
+
+
+def judged_by(found, folder, share=0.0, who=BLIND, **more):
+    with serving(folder.parent, share) as (address, log):
+        judge.ask(judge.plan(found, who, folder, **more), folder, Chat(address))
+    return table(folder), [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_killed_and_resumed_each_pair_is_judged_once(begira, tmp_path):
+    """Three kills at different places. What is asked twice is only what was under way when the process died."""
+    words = ["judge", "mini", "--model", "m", "--no-images", "--out", str(tmp_path), "--requests", "4", "--items", "30"]
+    book = path_of(tmp_path / "judge", "m-pair-1-en-blind")
+    with serving(tmp_path, 0.0, 0.01) as (address, log):
+        for enough in (60, 130, 190):
+            process = begira.start(*words, "--endpoint", address)
+            try:
+                wait_until(lambda enough=enough: book.exists() and book.read_text().count('"ok"') >= enough, 60)
+            finally:
+                process.send_signal(signal.SIGKILL)
+                end(process)
+        with open(book, "a") as stream:
+            stream.write('{"id": "cut off')     # as a full disk or a lost node would leave it
+        out = begira(*words, "--endpoint", address)
+        calls = log.read_text().count("\n")
+        assert begira(*words, "--endpoint", address).splitlines()[-1] == out.splitlines()[-1]
+        assert log.read_text().count("\n") == calls     # called again, nothing is left to ask
+    made = pd.read_parquet(tmp_path / "judge" / "judgements.parquet")
+    assert len(made) == 3 * 30 * 2 * 2 and made["id"].is_unique     # condition pairs x items x languages x orders
+    assert not made.duplicated(["language", "item", "left", "right"]).any()
+    asked = made[made["status"] == "ok"]
+    assert len(asked) + (made["status"] == "same").sum() == len(made) and len(asked) > 200
+    assert len(asked) <= calls <= len(asked) + 3 * 4
+    lines = Counter(json.loads(line)["id"] for line in book.read_text().splitlines())
+    assert max(lines.values()) == 1
+
+
+def test_without_the_journal_all_would_be_asked_again(found, tmp_path):
+    """The negative control of the resumption above."""
+    _, first = judged_by(found, tmp_path / "judge")
+    intended = judge.plan(found, BLIND, tmp_path / "judge")
+    assert intended.calls == [] == intended.open
+    shutil.rmtree(tmp_path / "judge")
+    assert len(judge.plan(found, BLIND, tmp_path / "judge").calls) == len(first)
+
+
+def test_swapped_orders_agree_with_the_stated_rate(found, tmp_path):
+    """The server's bias is known per pair, so the rate that is stated must be that share, to the digit."""
+    made, asked = judged_by(found, tmp_path / "judge", share=0.3)
+    expected = 1 - sum(biased(one["text"], 0.3) for one in asked) / len(asked)
+    rater, = preferences.raters(made)
+    assert rater.consistency == pytest.approx(expected) and 0.5 < expected < 0.9
+    assert rater.first > 0.55 and rater.failed == rater.unreadable == 0
+    merged = preferences.outcomes(made)
+    assert (merged.loc[merged["steady"].eq(False), "outcome"] == 0).all()     # a bias wins nothing
+    (tmp_path / "fair").mkdir()
+    fair, _ = judged_by(found, tmp_path / "fair" / "judge")
+    rater, = preferences.raters(fair)
+    assert rater.consistency == 1.0 and rater.first == 0.5
+
+
+def test_the_better_condition_is_preferred_in_basque_only_where_it_is(runs, tmp_path):
+    made, _ = judged_by(answered(runs, Scope(items=40)), tmp_path / "judge")
+    owner = {run.id: str(run.axes["target_ratio"]) for run in runs if run.is_evaluation}
+    merged = preferences.outcomes(made)
+    names, fitted, pairs = preferences.strengths(merged[merged["language"] == "eu"], owner, draws=200)
+    assert names == ["0.0", "0.2", "1.0"] and pairs == 120
+    assert fitted.strength[0] < fitted.strength[1] < fitted.strength[2] and fitted.share_low[2] > fitted.share_high[0]
+    _, english, _ = preferences.strengths(merged[merged["language"] == "en"], owner, draws=200)
+    assert english.share[2] < english.share[0]     # in the simulation English falls from .62 to .33
+
+
+def test_a_dry_run_says_the_cost_and_asks_nothing(begira, tmp_path):
+    words = ["judge", "mini", "--model", "m", "--no-images", "--out", str(tmp_path), "--items", str(ITEMS),
+             "--price-in", "2", "--price-out", "10", "--dry-run"]
+    lines = begira(*words, "target_ratio=0.2", "target_ratio=1.0").splitlines()
+    assert lines[0].startswith("2 conditions") and "24 pairs of answers" in lines[0]
+    assert "estimated" in lines[2] and not (tmp_path / "judge").exists()
+    begira("judge", "mini", "--no-images", "--out", str(tmp_path), code=2)
+    assert "give --endpoint and --model" in begira.error
+
+
+def test_cost_and_measured_tokens(found, tmp_path):
+    made, asked = judged_by(found, tmp_path / "judge")
+    tokens = sum(len(one["text"]) // 4 for one in asked), 10 * len(asked)
+    rater, = preferences.raters(made)
+    assert (rater.tokens_in, rater.tokens_out) == tokens and rater.cost == pytest.approx(BLIND.cost(*tokens))
+    wider = judge.Intended(found, BLIND, [], [{"same": False}] * 10, (100.0, 10.0))
+    assert wider.tokens() == (1000.0, 100.0)
+
+
+def test_batch_files_give_the_same_judgements(found, tmp_path):
+    direct, _ = judged_by(found, tmp_path / "judge")
+    folder, requests, results = tmp_path / "batch", tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    number = judge.write_batch(judge.plan(found, BLIND, folder), folder, requests)
+    lines = []
+    for text in requests.read_text().splitlines():
+        request = json.loads(text)
+        assert request["method"] == "POST" and request["url"] == "/v1/chat/completions"
+        said = verdict(request["body"]["messages"][-1]["content"], 0.0)
+        lines.append({"id": "x", "custom_id": request["custom_id"], "error": None, "response": {
+            "status_code": 200, "body": {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}}})
+    lines[0] |= {"response": None, "error": {"message": "expired"}}
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert judge.read_batch(folder, results) == number == len(lines)
+    assert judge.read_batch(folder, results) == 1     # the failed one is taken again, the others are there
+    elsewhere = write_table(folder)
+    both = direct.merge(elsewhere, on="id", suffixes=("", "_batch"), validate="one_to_one")
+    assert len(both) == len(direct) == len(elsewhere)
+    assert (both["verdict"] != both["verdict_batch"]).sum() == 1 == (elsewhere["status"] == "error").sum()
+    assert [one["id"] for one in judge.plan(found, BLIND, folder).calls] == [lines[0]["custom_id"]]
+    lines[0]["custom_id"] = "another"
+    results.write_text(json.dumps(lines[0]))
+    with pytest.raises(UserError, match="no result of a batch that this study wrote"):
+        judge.read_batch(folder, results)
+
+
+def test_what_has_no_verdict_is_counted_not_guessed(found, tmp_path):
+    for question in found.questions.values():
+        question.answers = {run: "unreadable" if run == min(question.answers) else "x" for run in question.answers}
+    made, _ = judged_by(found, tmp_path / "judge")
+    rater, = preferences.raters(made)
+    merged = preferences.outcomes(made)
+    assert rater.unreadable > 0 and rater.unreadable == 2 * merged["outcome"].isna().sum()
+    record = judge.plan(found, BLIND, tmp_path / "other").records[0]
+    line = judge.judged(record, BLIND, Failure("no answer"))
+    assert line["status"] == "error" and not judge._is_made(record, {record["id"]: line})     # is asked again
+
+
+def test_a_rubric_grades_single_answers(found, tmp_path):
+    who = judge.Judge("m", "rubric-1", images=False)
+    made, asked = judged_by(found, tmp_path / "judge", who=who)
+    assert len(asked) == len(made) == ITEMS * 2 * 6 and set(made["grade"]) == {2.0, 5.0}
+    owner = dict.fromkeys(found.runs, "all")
+    mean, half, n = preferences.grades(made, owner)["all"]
+    assert mean == pytest.approx(made["grade"].mean()) and 0 < half < 1 and n == len(made)
+
+
+def test_a_run_that_answers_otherwise_is_judged_anew(found, tmp_path):
+    judged_by(found, tmp_path / "judge")
+    first = judge.plan(found, BLIND, tmp_path / "judge").records[0]
+    run, question = first["left"], found.questions[first["subset"], first["task"], first["item"], first["language"]]
+    question.answers[run] = "something else"
+    again = judge.plan(found, BLIND, tmp_path / "judge").open
+    assert again and all(run in (one["left"], one["right"]) and one["item"] == question.key[2] for one in again)
+
+
+def test_prompts(found, tmp_path):
+    """A language the prompt is not written in, and a prompt that was changed under its name, are refused."""
+    question = next(one for key, one in found.questions.items() if key[3] == "eu")
+    run, other = list(question.answers)[:2]
+    english, basque = (judge_prompt.body(judge_prompt.load("pair-1"), language, "m", question, run, other, None)
+                       for language in ("en", "item"))
+    assert "in Basque" in english["messages"][0]["content"] and "erantzuna" in basque["messages"][1]["content"]
+    seen = judge_prompt.body(judge_prompt.load("pair-1"), "en", "m", question, run, other, b"\x89PNG")
+    assert seen["messages"][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    with pytest.raises(UserError, match="not written in 'cy'"):
+        judge.plan(found, judge.Judge("m", prompt_language="cy"), tmp_path)
+    with pytest.raises(UserError, match="not at hand"):
+        judge.plan(found, judge.Judge("m"), tmp_path).lines()
+    own = tmp_path / "mine.yaml"
+    shutil.copy(judge_prompt.FOLDER / "pair-1.yaml", own)
+    who = judge.Judge("m", str(own), images=False)
+    judged_by(found, tmp_path / "judge", who=who)
+    own.write_text(own.read_text().replace("fluent", "eloquent"))
+    judge_prompt.load.cache_clear()
+    with pytest.raises(UserError, match="changed since"):
+        judge.plan(found, who, tmp_path / "judge")
+
+
+def test_two_at_once_are_refused(found, tmp_path):
+    from analysis.judgements import journal
+
+    with journal(tmp_path, BLIND.name), pytest.raises(UserError, match="another process"):
+        judge.ask(judge.plan(found, BLIND, tmp_path), tmp_path, Chat("http://127.0.0.1:9/v1"))
+
+
+def test_no_server_is_said_and_nothing_is_lost(found, tmp_path):
+    with pytest.raises(UserError, match="does not answer"):
+        judge.ask(judge.plan(found, BLIND, tmp_path), tmp_path, Chat("http://127.0.0.1:9/v1", tries=1))
+    assert {line["status"] for line in Journal(path_of(tmp_path, BLIND.name)).lines.values()} == {"same"}
+
+
+def test_tables_say_who_is_preferred_and_how_far_to_trust(runs, found, tmp_path):
+    judged_by(found, tmp_path / "judge", share=0.2)
+    preferred, trust = judge_tables(runs, tmp_path / "judge")
+    assert preferred.name == "judge-m-pair-1-en-without-images-describe"
+    assert [row[0].text for row in preferred.rows] == [f"target ratio {level}" for level in (0.0, 0.2, 1.0)]
+    assert [label for label, _ in preferred.heads] == ["", "English", "Basque"] and preferred.rows[2][3].mark == "best"
+    assert trust.rows[0][0].text == "m (pair-1, en, without images)" and 60 < float(trust.rows[0][3].text) < 95
+    assert judge_tables(runs, tmp_path / "nothing") == []
+
+
+@pytest.mark.slow
+def test_the_report_has_a_section_of_it(begira, tmp_path):
+    with serving(tmp_path) as (address, _):
+        begira("judge", "mini", "--model", "m", "--no-images", "--out", str(tmp_path), "--items", str(ITEMS),
+               "--endpoint", address)
+    begira("report", "mini", "--out", str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert "What judges prefer" in page and "m (pair-1, en, without images)" in page
+    assert (tmp_path / "latex" / "judge-trust.tex").exists()
