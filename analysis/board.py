@@ -54,8 +54,8 @@ def board(study_dir: Path | str, out: Path | str | None = None, selected: Iterab
 
 
 def readable(run: Stored) -> str:
-    """The run's name without its stage, as a folder's name; its id where nothing is left."""
-    return _folder(run.name.removeprefix(run.stage).strip(" -_") or run.id)
+    """The run's name without its stage, as a folder's name; its stage where nothing is left."""
+    return _folder(run.name.removeprefix(run.stage).strip(" -_") or run.stage)
 
 
 def _folder(name: str) -> str:
