@@ -36,6 +36,7 @@ class Runtime:
     time_minutes: float = 0.0        # wall-clock limit of an attempt; 0: the site's, on this machine none
     signal_seconds: float = 60.0     # before that limit, to save and requeue (on Slurm the profile says it)
     memory_gb: float = 0.0           # per rank; 0: the site's share
+    stage_to: str = ""               # a node's own disk, e.g. $TMPDIR, to copy the shards to (core.staging); "": not
 
 
 @dataclass

@@ -22,6 +22,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from core import staging
 from core.errors import UserError
 from core.files import read_json
 
@@ -78,7 +79,8 @@ class Subset:
         self.kind: str = entry["kind"]
         self.languages = dataset.languages
         self.folder = dataset.path / subset
-        self._shards = [dataset.path / shard["file"] for shard in entry["shards"]]
+        self._entries = entry["shards"]
+        self._shards = [dataset.path / shard["file"] for shard in self._entries]
         self.fingerprint = _digest([shard["sha256"] for shard in entry["shards"]])
         parts = [_index(dataset.path, shard) for shard in entry["shards"]]
         lengths = np.array([len(p["key"]) for p in parts], np.int64)
@@ -170,7 +172,7 @@ class Subset:
             self._open.move_to_end(shard)
             return self._open[shard]
         try:
-            descriptor = os.open(self._shards[shard], os.O_RDONLY)
+            descriptor = os.open(staging.nearest(self._shards[shard], self._entries[shard]), os.O_RDONLY)
         except FileNotFoundError as error:
             raise UserError(f"shard {self._shards[shard]} is missing: restore it, or build the data anew") from error
         self._open[shard] = descriptor

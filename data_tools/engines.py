@@ -59,7 +59,7 @@ class Marian:
         folder = Path(engine.model) if Path(engine.model).is_absolute() else Path(runtime.models_root) / engine.model
         if not (folder / "config.json").exists():
             raise UserError(f"engine marian: no model in {folder}: put a seq2seq folder there, e.g. mt-hitz-en-eu's")
-        self.torch, self.engine, self.label = torch, engine, f"marian:{engine.model}"
+        self.torch, self.engine, self.label = torch, engine, f"marian:{_named(engine.model)}"
         cuda = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
         self.device = "cuda" if cuda else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -96,6 +96,13 @@ class Marian:
             finished = bool(ends & set(row[1:]))
             text = self.tokenizer.decode(row, skip_special_tokens=True).strip()
             results[i] = text if finished else Failure("the model did not come to an end")
+
+
+def _named(model: str) -> str:
+    """What translations say they are by: the model as configured; of a run's product stage and id, not this machine's
+    path."""
+    path = Path(model)
+    return "/".join(path.parts[-3:-1]) if path.is_absolute() and path.name == "model" else model
 
 
 class Endpoint:

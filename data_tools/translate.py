@@ -15,10 +15,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.config import TranslateConfig, structured
+from core.config import Engine, TranslateConfig, structured
 from core.errors import Stopped, UserError
 from core.files import read_json, write_json, write_text
 from core.run import Run
@@ -43,6 +44,7 @@ def translate(run: Run) -> dict[str, Any]:
     _keep_plan(folder, data, config, chosen)
     blocks = [chosen[i:i + config.block] for i in range(0, len(chosen), config.block)]
     translator: Translator | None = None
+    config.engines = [_placed(engine, run) for engine in config.engines]
     counts: Counter = Counter()
     for number, block in enumerate(blocks):
         path = folder / f"{number:06d}.jsonl"
@@ -56,6 +58,13 @@ def translate(run: Run) -> dict[str, Any]:
         counts.update(_outcomes(path, block))
         run.heartbeat(number + 1, len(blocks), "translate")
     return {"texts": len(chosen), "blocks": len(blocks), "seconds": time.monotonic() - started, **_sorted(counts)}
+
+
+def _placed(engine: Engine, run: Run) -> Engine:
+    """An engine of the model "parent:ROLE" is the product of that run."""
+    if not engine.model.startswith("parent:"):
+        return engine
+    return replace(engine, model=str(run.parent(engine.model.removeprefix("parent:")).path.absolute() / "model"))
 
 
 class Translator:

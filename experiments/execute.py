@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core import stop
+from core import staging, stop
 from core.errors import Stopped, UserError
 from core.files import write_json, write_text
 from core.run import Fenced, Run
@@ -100,6 +100,8 @@ def _attempt(run: Run, rank: int) -> int:
     begun = time.time()
     try:
         _check_parents(run)
+        if staged := staging.stage(run.config):
+            _say(f"{run.spec['name']}: {staged}")
         result = load(run.spec["function"])(run) or {}
         _leave_process_group()
         if rank == 0:

@@ -25,9 +25,10 @@ def test_golden_ids():
     assert run_id("tests.stages:count", {"steps": 6}, {"encoder": "d19df98ad8"}) == "b0b0b9d95b"
 
 
-GOLDEN = {"core.encoder:encoder": "f2807e58cc", "core.backbone:backbone": "e9660f0c2a", "core.train:align": "0c64adac52",
-          "core.train:finetune": "2695d27819", "core.evaluate:evaluate": "84af446733",
-          "data_tools.translate:translate": "022a125b43", "data_tools.download:download": "db93bacdbc"}
+GOLDEN = {"core.encoder:encoder": "f2807e58cc", "core.backbone:backbone": "e9660f0c2a",
+          "core.train:align": "0c64adac52", "core.train:finetune": "2695d27819", "core.evaluate:evaluate": "84af446733",
+          "data_tools.translate:translate": "022a125b43", "data_tools.download:download": "db93bacdbc",
+          "data_tools.translator:translator": "25d7d2ab48"}
 
 
 @pytest.mark.parametrize("function", sorted(schemas.SCHEMAS))
