@@ -73,7 +73,11 @@ def smallest(study: Study, answers: Answers) -> str:
     between = percent(low) if high - low < 5e-4 else f"{percent(low)} to {percent(high)}"
     fall = (" The curve falls again after its best ratio, so the estimate holds up to there only."
             if curve.falls_p <= 0.05 else "")
-    return (f"By the fitted curve {percent(curve.smallest)} would be enough (95 % interval {between}); {ran}.{fall}")
+    below = max((level for level in curve.levels if level < curve.smallest), default=None)
+    above = min((level for level in curve.levels if level >= curve.smallest), default=None)
+    straight = ("By the fitted curve" if None in (below, above) or above - curve.smallest < 5e-4 else
+                f"If the curve is straight between {percent(below)} and {percent(above)}, where nothing was run,")
+    return f"{straight} {percent(curve.smallest)} would be enough (95 % interval {between}); {ran}.{fall}"
 
 
 def _backbone(study: Study, answers: Answers, one: Answer) -> str:
