@@ -1,4 +1,5 @@
-"""`python -m benchmarks [NAME ...]`: what this machine can measure, a line each; exit code 1 if a gate is missed."""
+"""`python -m benchmarks [NAME ...] [--write FILE]`: what this machine can measure, a line each; exit code 1 if a gate
+is missed. `--write` replaces the figures of a page, e.g. benchmarks/README.md."""
 from __future__ import annotations
 
 import argparse
@@ -10,9 +11,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import HEADER, Row
+from core.files import write_text
 
 FOLDER = Path(__file__).resolve().parent
 MARK = "ROW "
+BEGIN, END = "<!-- begin figures -->", "<!-- end figures -->"
 
 
 def names() -> list[str]:
@@ -37,13 +40,21 @@ def run_one(name: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(names())}; all without one")
+    parser.add_argument("--write", type=Path, help="page whose figures are replaced")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         return run_one(options.one)
     if unknown := set(options.names) - set(names()):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(names())}")
-    print(machine(), HEADER, sep="\n")
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(line, flush=True)
+
+    say(machine())
+    say(HEADER)
     missed = 0
     for name in options.names or names():
         child = subprocess.run([sys.executable, "-m", "benchmarks", "--one", name], cwd=FOLDER.parent, text=True,
@@ -52,10 +63,14 @@ def main() -> int:
         for values in lines:
             row = Row(**{key: value for key, value in values.items() if key != "met"})
             missed += not row.met
-            print(row.line(), flush=True)
+            say(row.line())
         if child.returncode or not lines:
             missed += 1
-            print(f"{name:44} failed with exit code {child.returncode}", flush=True)
+            say(f"{name:44} failed with exit code {child.returncode}")
+    if options.write:
+        before, _, after = options.write.read_text().partition(BEGIN)
+        lines = "\n".join(said)
+        write_text(options.write, f"{before}{BEGIN}\n```\n{lines}\n```\n{END}{after.partition(END)[2]}")
     return 1 if missed else 0
 
 
