@@ -205,8 +205,10 @@ class EvaluateConfig:
 class Engine:
     """One translation engine; see `data_tools.engines`."""
 
-    kind: str = "marian"             # marian: a local seq2seq folder | llm: an OpenAI-compatible endpoint | dictionary
-    model: str = ""                  # folder below `runtime.models_root`, the endpoint's model, or a JSON file of words
+    kind: str = "marian"             # marian: a local seq2seq folder | llm: an OpenAI-compatible endpoint | apertium |
+                                     # dictionary
+    model: str = ""                  # folder below `runtime.models_root` or "parent:ROLE", the endpoint's model, a pair
+                                     # such as eu-en (apertium), or a JSON file of words
     prompt: str = "llm-1"            # llm: file of `data_tools/engines_prompts`; a changed prompt gets a new name
     temperature: float = 0.0         # llm
     beams: int = 1                   # marian
@@ -236,6 +238,8 @@ class TranslateConfig:
     chunks: int = 1
     engines: list[Engine] = field(default_factory=lambda: [Engine()])    # the next one gets what gates rejected
     gates: dict[str, Any] = field(default_factory=dict)  # entries that replace those of data_tools/quality.yaml
+    back: list[Engine] = field(default_factory=list, metadata={"omit_if_default": True})  # the first translates back,
+                                     # for the gate `round trip`
     block: int = 256                 # texts that are written at once: what a stopped run loses at most
     runtime: TranslateRuntime = field(default_factory=TranslateRuntime)
 

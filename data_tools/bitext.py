@@ -86,4 +86,4 @@ def _records(sources: Iterable[Source], root: Path | str, languages: tuple[str, 
 
 
 def _bare(text: str) -> str:
-    return text.strip(" .:").casefold()
+    return text.strip(" .:!?").casefold()

@@ -48,7 +48,11 @@ def shown(result: Mapping[str, Any]) -> str:
               f"{share['loss']:.1%} of its supervised tokens (lengths-{key.split()[0]})"
               for one in result["subsets"] if one["kind"] == "image"
               for key, share in one.get("twenty_percent", {}).items()]
-    return "\n".join([*lines, *(f"contact sheet: {path}" for path in result["sheet"])])
+    lines += [f"{number:,} images of {one['subset']} have no text in {language}" for one in result["subsets"]
+              for language, number in one["without_text"].items() if number]
+    lines += [f"{one['subset']}: the {language} texts are rather in {next(iter(found))}" for one in result["subsets"]
+              for language, found in one["languages_found"].items() if next(iter(found)) != language]
+    return "\n".join([*lines, *(f"contact sheet: {path}" for path in result["sheet"]), f"page: {result['page']}"])
 
 
 def _aligned(rows: Iterable[Sequence[Any]]) -> list[str]:

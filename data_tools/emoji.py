@@ -78,7 +78,8 @@ def build(out: Path, target: str, options: Options, recipe: str, say: Callable[[
         for style, (_, role) in icons.STYLES.items():
             if role != "train":
                 data.subset("eval-dev" if role == "dev" else f"eval-{style}", "evaluation", evaluation(material, style))
-        sources = [p.source(p.sha256) for p in needed] + [text.origin for text in (*parallel, *english)]
+        sources = [*(p.source(p.sha256) for p in needed),
+                   *(origin for text in (*parallel, *english) for origin in text.origins)]
         unique = {s["name"]: s for s in sources}
         return data.finish(list(unique.values()), recipe=recipe, styles={n: r for n, (_, r) in icons.STYLES.items()},
                            concepts={s: sum(c.set == s for c in material.concepts) for s in "AB"},

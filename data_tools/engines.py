@@ -2,12 +2,15 @@
 
 marian: any seq2seq folder that transformers loads, e.g. HiTZ/mt-hitz-en-eu; sentences, batched by length.
 llm: an OpenAI-compatible endpoint, e.g. vLLM; whole texts, several requests at a time, repeated while it is busy.
+apertium: a rule-based pair that is installed, e.g. Debian's apertium-eu-en; to translate back with.
 dictionary: word by word from a JSON file, for tests. What is sent and what is kept is `data_tools.translate`'s.
 """
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +23,7 @@ from core.errors import UserError
 
 def load(engine: Engine, runtime: TranslateRuntime, source: str, target: str) -> Any:
     """The engine: an object with `translate(texts)`, `sentences` (wants single sentences) and `label`."""
-    kinds = {"marian": Marian, "llm": Endpoint, "dictionary": Dictionary}
+    kinds = {"marian": Marian, "llm": Endpoint, "apertium": Apertium, "dictionary": Dictionary}
     if engine.kind not in kinds:
         raise UserError(f"unknown translation engine '{engine.kind}': choose one of {', '.join(kinds)}")
     return kinds[engine.kind](engine, runtime, source, target)
@@ -45,6 +48,30 @@ class Dictionary:
     def _word(self, match: re.Match[str]) -> str:
         word = self.words.get(match[0].lower(), match[0])
         return word[:1].upper() + word[1:] if match[0][:1].isupper() else word
+
+
+class Apertium:
+    """The program `apertium` with the pair that `model` names. Words that it does not know stay as they are."""
+
+    sentences = False
+
+    def __init__(self, engine: Engine, runtime: TranslateRuntime, source: str, target: str):
+        self.pair, self.label = engine.model or f"{source}-{target}", f"apertium:{engine.model}"
+        program = shutil.which("apertium")
+        known = subprocess.run([program, "-l"], capture_output=True, text=True).stdout.split() if program else []
+        if self.pair not in known:
+            raise UserError(f"engine apertium: no pair {self.pair} is installed ({', '.join(known) or 'none'}): "
+                            "install it, e.g. Debian's apertium-eu-en")
+
+    def translate(self, texts: Sequence[str]) -> list[str]:
+        """All texts in one call of the program, a line each: line breaks inside a text become spaces."""
+        lines = "".join(" ".join(text.split()) + "\n" for text in texts)
+        made = subprocess.run(["apertium", "-u", self.pair], input=lines, capture_output=True, text=True)
+        said = made.stdout.splitlines()
+        if made.returncode or len(said) != len(texts):
+            why = f"apertium gave {len(said)} lines for {len(texts)}: {made.stderr.strip()[:100]}"
+            return [Failure(why)] * len(texts)
+        return said
 
 
 class Marian:

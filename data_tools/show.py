@@ -1,4 +1,4 @@
-"""`begira data show DIR`: what a data set holds, as plain data, and a contact sheet to look at.
+"""`begira data show DIR`: what a data set holds, as plain data, as a page, and a contact sheet to look at.
 
 Counts come from the manifest and the index; tokens from counting with a tokenizer folder, or from the files that
 training left beside the shards (`lengths-<key>.npz`: with chat template and image tokens). `check` judges, not this.
@@ -17,6 +17,7 @@ import numpy as np
 from core.errors import UserError
 from core.files import replacing, write_text
 from core.shards import DataSet, Subset
+from data_tools import page, statistics
 from data_tools.shards import texts
 
 CELL, ACROSS = 64, 16            # pixels and images per row of the PNG sheet
@@ -24,21 +25,24 @@ CELL, ACROSS = 64, 16            # pixels and images per row of the PNG sheet
 
 def show(path: Path | str, tokenizer: Path | str | None = None, sheet: Path | str | None = None,
          images: int = 96) -> dict[str, Any]:
-    """Describe the data set; write <sheet>.png and <sheet>.html (default: contact-sheet in the data set's folder).
+    """Describe the data set; write <sheet>.png and <sheet>.html (default: contact-sheet in the data set's folder), and
+    statistics.html beside them.
 
-    Returns {"name", "languages", "fingerprint", "subsets": [row...], "sources", "text", "sheet": [paths]}; a row holds
-    subset, kind, samples, images, bad, words, characters and tokens by language (tokens: with `tokenizer` only),
-    tokens_per_word (fertility), tokens_as_trained by length file, lengths (quartiles of characters per sample) and
-    twenty_percent: what a ratio of 0.2 of the samples is in tokens. Raises UserError if `path` is no data set."""
+    Returns {"name", "languages", "fingerprint", "subsets": [row...], "sources", "text", "sheet": [paths], "page"}; a
+    row holds subset, kind, samples, images, bad, words, characters and tokens by language (tokens: with `tokenizer`
+    only), tokens_per_word (fertility), tokens_as_trained by length file, lengths (quartiles of characters per sample),
+    histogram, without_text and languages_found (`data_tools.statistics`) and twenty_percent: what a ratio of 0.2 of the
+    samples is in tokens. Raises UserError if `path` is no data set."""
     data = DataSet(path)
     count = _counter(tokenizer) if tokenizer else None
     rows = [_row(data.subset(name), entry, count) for name, entry in sorted(data.manifest["subsets"].items())]
     target = Path(sheet) if sheet else Path(path) / "contact-sheet"
     chosen = [pick for entry in rows if entry["images"] for pick in _picks(data.subset(entry["subset"]), images)]
     written = write_sheet(target, data.name, chosen) if chosen else []
-    return {"name": data.name, "languages": data.languages, "fingerprint": data.manifest.get("fingerprint"),
-            "subsets": rows, "sources": data.manifest.get("sources", []), "text": data.manifest.get("text", []),
-            "concepts": data.manifest.get("concepts"), "sheet": [str(p) for p in written]}
+    result = {"name": data.name, "languages": data.languages, "fingerprint": data.manifest.get("fingerprint"),
+              "subsets": rows, "sources": data.manifest.get("sources", []), "text": data.manifest.get("text", []),
+              "concepts": data.manifest.get("concepts"), "sheet": [str(p) for p in written]}
+    return {**result, "page": str(page.write(target.with_name("statistics.html"), result))}
 
 
 def _row(subset: Subset, entry: dict[str, Any], count: Any) -> dict[str, Any]:
@@ -59,7 +63,8 @@ def _row(subset: Subset, entry: dict[str, Any], count: Any) -> dict[str, Any]:
             "tokens_per_word": fertility, "tokens_as_trained": trained,
             "lengths": {lang: np.percentile(c, [0, 25, 50, 75, 100]).astype(int).tolist() if len(c) else []
                         for lang, c in chars.items()},
-            "twenty_percent": _shares(subset, 0.2),
+            "histogram": statistics.histogram(subset), "without_text": statistics.without_text(subset),
+            "languages_found": statistics.languages_found(subset), "twenty_percent": _shares(subset, 0.2),
             "megabytes": round(sum(s["bytes"] for s in entry["shards"]) / 1e6, 1), "shards": len(entry["shards"])}
 
 

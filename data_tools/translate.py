@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ class Translator:
         if not config.engines:
             raise UserError("no translation engine: give at least one under `engines`")
 
+    @cached_property
+    def back(self) -> Any:
+        """The engine that translates back, or None."""
+        return engines.load(self.config.back[0], self.config.runtime, self.config.target_language,
+                            self.config.source_language) if self.config.back else None
+
+    def _reasons(self, sources: Sequence[str], made: Sequence[str]) -> list[list[str]]:
+        """Why each translation is not good enough, [] where it is."""
+        backs: Sequence[str | None] = [None] * len(made)
+        if self.back is not None and made:
+            backs = [None if isinstance(text, engines.Failure) else text for text in self.back.translate(made)]
+        return [[str(text)] if isinstance(text, engines.Failure) else self.gates.check(source, text, back)
+                for source, text, back in zip(sources, made, backs, strict=True)]
+
     def engine(self, number: int) -> Any:
         if number not in self._loaded:
             self._loaded[number] = engines.load(self.config.engines[number], self.config.runtime,
@@ -91,8 +106,8 @@ class Translator:
             for spans in (False, True):
                 open_texts = [text for text, line in lines.items() if line["reasons"] and (
                     not spans or "protected span" in line["reasons"])]
-                for text, made in zip(open_texts, self._try(number, open_texts, spans), strict=True):
-                    reasons = [str(made)] if isinstance(made, engines.Failure) else self.gates.check(text, made)
+                tried = self._try(number, open_texts, spans)
+                for text, made, reasons in zip(open_texts, tried, self._reasons(open_texts, tried), strict=True):
                     better = lines[text]["reasons"] == ["untried"] or not reasons
                     if better or not isinstance(made, engines.Failure):
                         lines[text] |= {"translation": "" if isinstance(made, engines.Failure) else made,

@@ -128,7 +128,7 @@ class Training:
         with torch.random.fork_rng():                     # dropout follows from the step: a resumed run is the same run
             torch.manual_seed(self.config.seed * 1_000_003 + self.step)
             logits = self.model(input_ids=source, attention_mask=(source != pad).long(),
-                                decoder_input_ids=shown).logits
+                                decoder_input_ids=shown, use_cache=False).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=pad, label_smoothing=0.1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -181,8 +181,7 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
 def make_model(config: TranslatorConfig, tokenizer: Any) -> Any:
     """A Marian model with random weights; embeddings of both languages and the output layer are one matrix.
 
-    Weights start with the deviation hidden^-0.5: with transformers' 0.02, which is made for wide models, one as narrow
-    as this never learns to look at the source."""
+    Weights start with the deviation hidden^-0.5; transformers' 0.02 is made for widths in the thousands."""
     from transformers import MarianConfig, MarianMTModel
 
     sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (

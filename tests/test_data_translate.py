@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,40 @@ def test_rejected_texts_go_to_the_next_engine_and_are_kept_with_reasons(root):
     assert manifest["translation"]["rejected"] == 33 and check(root / "out") == []
     lines = [json.loads(line) for line in (root / "out/rejected.jsonl").read_text().splitlines()]
     assert len(lines) == 33 and all("number" in line["reasons"] for line in lines)
+
+
+def test_a_translation_that_does_not_come_back_is_rejected(root):
+    """A second dictionary translates back; where the first one says something else, only the way back shows it."""
+    write_data(root, 30)
+    backwards = {basque: english for english, basque in WORDS.items() if basque}
+    (root / "back.json").write_text(json.dumps(backwards))
+    wrong = dict.fromkeys((*WORDS, "number"), "hegazkina")
+    (root / "wrong.json").write_text(json.dumps(wrong))
+    gates = {**settings(root)["gates"], "round_trip": 40.0}
+    outcomes = {}
+    for words in ("words.json", "wrong.json"):
+        for back in ([], [{"kind": "dictionary", "model": str(root / "back.json")}]):
+            engine = {"kind": "dictionary", "model": str(root / words)}
+            config = settings(root, engines=[engine], back=back, gates=gates)
+            outcomes[words, bool(back)] = finish(make_run(root / "runs" / words / str(bool(back)), config))
+    assert [outcomes["words.json", back]["rejected"] for back in (False, True)] == [0, 0]
+    assert "round trip" not in outcomes["wrong.json", False]["reasons"]
+    assert outcomes["wrong.json", True]["reasons"]["round trip"] > 25
+
+
+def test_apertium_translates_back():
+    """Debian's apertium-eu-en, where it is installed."""
+    if "eu-en" not in (subprocess.run(["apertium", "-l"], capture_output=True, text=True).stdout
+                       if shutil.which("apertium") else ""):
+        with pytest.raises(UserError, match="no pair eu-en is installed"):
+            engines.load(Engine(kind="apertium", model="eu-en"), TranslateRuntime(), "eu", "en")
+        pytest.skip("no apertium-eu-en on this machine")
+    engine = engines.load(Engine(kind="apertium", model="eu-en"), TranslateRuntime(), "eu", "en")
+    made = engine.translate(["Etxea handia da.", "Bi\nlerro", "Katua etxean dago"])
+    assert len(made) == 3 and "house" in made[0].lower() and "\n" not in made[1] and "cat" in made[2].lower()
+    gates = Gates("en", "eu")
+    assert gates.check("The house is big.", "Etxea handia da.", made[0]) == []
+    assert gates.check("Open the file menu and print.", "Etxea handia da eta polita.", made[0]) == ["round trip"]
 
 
 # ---- pieces
