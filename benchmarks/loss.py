@@ -54,7 +54,8 @@ def _measure(ours: bool) -> tuple[float, int]:
     function: Callable[..., torch.Tensor] = fused if ours else plain
     small = torch.randn(64, 8, requires_grad=True), torch.randn(32, 8, requires_grad=True), torch.randint(0, 32, (64,))
     function(*small).backward()
-    hidden = torch.randn(TOKENS, WIDTH, requires_grad=True)
+    # logits of deviation 1, as a fresh layer has them: at 16, most probabilities are denormal numbers, slow on any CPU
+    hidden = (torch.randn(TOKENS, WIDTH) / WIDTH**0.5).requires_grad_()
     weight = torch.randn(VOCABULARY, WIDTH, requires_grad=True)
     labels = torch.full((TOKENS,), -100)
     labels[torch.randperm(TOKENS)[:SUPERVISED]] = torch.randint(0, VOCABULARY, (SUPERVISED,))
