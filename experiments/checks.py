@@ -33,8 +33,9 @@ def check_runs(runs: Iterable[Desired]) -> list[Finding]:
     found: dict[str, Finding] = {}
     for run in runs:
         config = site_config(run)
-        for finding in _findings(run, config):
-            found.setdefault(finding.what, finding).runs.append(run.id)
+        named = {finding.what: finding for finding in _findings(run, config)}  # several sources may lack one thing
+        for what, finding in named.items():
+            found.setdefault(what, finding).runs.append(run.id)
     return list(found.values())
 
 

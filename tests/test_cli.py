@@ -108,6 +108,12 @@ def test_paper_is_planned_without_its_models_and_submit_refuses(tmp_path):
     assert "no data set cc3m-eu" in begira.error and not (begira.runs / "paper" / "align").exists()
 
 
+def test_what_several_sources_of_a_run_lack_counts_as_one(tmp_path):
+    plan = Begira(tmp_path).json("plan", "mini")
+    lacking, = [finding for finding in plan["findings"] if finding["what"].startswith("no data set emoji-eu")]
+    assert len(lacking["runs"]) == 21
+
+
 def test_indivisible_batch_is_found_before_the_start(tmp_path):
     found = Begira(tmp_path).json("plan", "paper", "finetune.train.global_batch=30")["findings"]
     assert any("global batch 30 is not divisible by 2 x 4 ranks" in finding["what"] for finding in found)
