@@ -38,12 +38,14 @@ def load(name: str) -> dict[str, Any]:
 
 
 def wording(prompt: dict[str, Any], language: str, asked: str) -> tuple[str, str]:
-    """System and user text in the prompt language; "item" stands for the language of the item, `asked`."""
+    """System text, with the name of the language `asked` in it, and user text, in the prompt language; "item" stands
+    for the language of the item."""
     chosen = asked if language == "item" else language
     if chosen not in prompt["system"]:
         raise UserError(f"the judge's prompt is not written in '{chosen}': it is in {', '.join(prompt['system'])}; add "
                         "it in a new prompt file, or choose another --prompt-language")
-    return prompt["system"][chosen], prompt["user"][chosen]
+    name = prompt.get("languages", {}).get(chosen, {}).get(asked) or language_name(asked)
+    return prompt["system"][chosen].format(language=name), prompt["user"][chosen]
 
 
 def body(prompt: dict[str, Any], language: str, model: str, question: Question, left: str, right: str,
@@ -58,7 +60,7 @@ def body(prompt: dict[str, Any], language: str, model: str, question: Question, 
         address = f"data:{kind_of(image)};base64,{base64.b64encode(image).decode()}"
         content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
     return {"model": model, "temperature": 0, "max_tokens": prompt["max_tokens"],
-            "messages": [{"role": "system", "content": system.format(language=language_name(asked))},
+            "messages": [{"role": "system", "content": system},
                          {"role": "user", "content": content}]}
 
 
