@@ -10,7 +10,7 @@ from analysis.judgements import slug, table
 from analysis.names import language_name
 from analysis.stores import Stored
 from analysis.tables import Cell, Table
-from analysis.wording import percent
+from analysis.wording import interval, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,9 +68,12 @@ def _cells(found: tuple, label: str) -> list[Cell]:
     i, best = names.index(label), int(fitted.share.argmax())
     below = float((fitted.draws[:, i] < fitted.draws[:, best]).mean())
     mark = "best" if i == best else "equal" if below < 0.95 else ""
-    return [Cell(percent(fitted.share[i]).removesuffix(" %"), f"{100 * fitted.share_low[i]:.0f} to "
-                 f"{100 * fitted.share_high[i]:.0f}", mark),
-            Cell(f"{fitted.strength[i]:+.2f}", f"{fitted.low[i]:+.2f} to {fitted.high[i]:+.2f}")]
+    return [Cell(points(fitted.share[i]), interval(fitted.share_low[i], fitted.share_high[i]), mark),
+            Cell(_signed(fitted.strength[i]), f"[{_signed(fitted.low[i])}, {_signed(fitted.high[i])}]")]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _graded(key: tuple, rows: pd.DataFrame, owner: dict[str, str]) -> Table | None:
