@@ -58,7 +58,7 @@ def test_killed_and_resumed_each_pair_is_judged_once(begira, tmp_path):
         for enough in (25, 60, 90):
             process = begira.start(*words, "--endpoint", address)
             try:
-                wait_until(lambda enough=enough: book.exists() and book.read_text().count('"ok"') >= enough, 60)
+                wait_until(lambda enough=enough: book.exists() and book.read_text().count('"ok"') >= enough, 100)
             finally:
                 process.send_signal(signal.SIGKILL)
                 end(process)
