@@ -117,7 +117,8 @@ class Gates:
         length = len(source.strip())
         if not length:
             return False
-        low, high = next((low, high) for least, low, high in reversed(self.config["length"]) if length >= least)
+        low, high = next(((low, high) for least, low, high in reversed(self.config["length"]) if length >= least),
+                         (0.0, float("inf")))
         return not low <= len(translation.strip()) / length <= high
 
     def _truncated(self, source: str, translation: str) -> bool:
