@@ -11,6 +11,7 @@ duplicate, is decided elsewhere (`data_tools.sources`, `data_tools.contamination
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import time
@@ -41,17 +42,27 @@ def download(run: Run) -> dict[str, Any]:
     folder = Path(config.out) if Path(config.out).is_absolute() else Path(config.runtime.data_root) / config.out
     folder.mkdir(parents=True, exist_ok=True)
     _keep_plan(folder / f"{config.chunk:03d}-plan.json", wanted, config)
-    urls, counts = list(wanted), Counter()
-    blocks = [urls[i:i + config.block] for i in range(0, len(urls), config.block)]
-    for number, block in enumerate(blocks):
-        store = BlockStore(folder / f"{config.chunk:03d}-{number:04d}", {url: wanted[url] for url in block})
-        try:
-            if store.open_urls and not asyncio.run(_fetch(store, config, run)):
-                raise Stopped(run.stop_requested() or "asked to", number)
-        finally:
+    urls, stores = list(wanted), []
+
+    def opened() -> Iterator[BlockStore]:
+        """Blocks one after the other; the next one is opened while the last images of the one before are on their way,
+        so a slow server does not hold up all others."""
+        for number, start in enumerate(range(0, len(urls), config.block)):
+            block = {url: wanted[url] for url in urls[start:start + config.block]}
+            stores.append(BlockStore(folder / f"{config.chunk:03d}-{number:04d}", block))
+            if stores[-1].left:
+                yield stores[-1]
+            else:
+                stores[-1].close()
+
+    try:
+        complete = asyncio.run(_fetch(opened(), config, run, len(urls)))
+    finally:
+        for store in stores:
             store.close()
-        counts += store.counts
-        run.heartbeat(number + 1, len(blocks), "download")
+    if not complete:
+        raise Stopped(run.stop_requested() or "asked to", sum(not store.left for store in stores))
+    counts = sum((store.counts for store in stores), Counter())
     return {"ids": sum(counts.values()), "urls": len(urls), "statuses": dict(sorted(counts.items())),
             "seconds": time.monotonic() - started}
 
@@ -94,6 +105,7 @@ class BlockStore:
             if line.get("size"):
                 self.size = max(self.size, -(-(line["offset"] + line["size"]) // BLOCK) * BLOCK)
         self.open_urls = [url for url in wanted if url not in done]
+        self.left = len(self.open_urls)
         self._tar = os.open(self.tar_path, os.O_RDWR | os.O_CREAT, 0o644)
         self._lines = os.open(self.journal_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         if self.open_urls:
@@ -126,27 +138,35 @@ class BlockStore:
                  for i in self.wanted[url]]
         os.write(self._lines, "".join(lines).encode())
         self.counts[status] += len(lines)
+        self.left -= 1
+        if not self.left:
+            self.close()
 
     def close(self) -> None:
+        """End the tar. Called again it does nothing."""
+        if self._tar < 0:
+            return
         os.pwrite(self._tar, bytes(2 * BLOCK), self.size)
         os.close(self._tar)
         os.close(self._lines)
+        self._tar = -1
 
 
-async def _fetch(store: BlockStore, config: DownloadConfig, run: Run) -> bool:
-    """Every open URL of the block, `runtime.connections` at a time; False if it was asked to stop before the end."""
+async def _fetch(stores: Iterator[BlockStore], config: DownloadConfig, run: Run, total: int) -> bool:
+    """Every open URL of the blocks, `runtime.connections` at a time; False if it was asked to stop before the end."""
     try:
         import aiohttp
     except ImportError:
         raise UserError("downloading needs aiohttp: `pip install begira[download]` brings it") from None
     hosts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(config.runtime.per_host))
     limits = aiohttp.ClientTimeout(total=config.timeout, sock_connect=min(10.0, config.timeout))
-    waiting = iter(store.open_urls)
+    waiting = ((store, url) for store in stores for url in store.open_urls)
+    done = itertools.count(1)
     pool = ThreadPoolExecutor(max(1, config.runtime.threads))
     async with aiohttp.ClientSession(timeout=limits, headers={"User-Agent": config.user_agent},
                                      connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=600)) as session:
         async def worker() -> None:
-            for url in waiting:
+            for store, url in waiting:
                 if run.stop_requested():
                     return
                 try:
@@ -161,7 +181,7 @@ async def _fetch(store: BlockStore, config: DownloadConfig, run: Run) -> bool:
                     store.add(url, picture.pop("status"), picture.pop("reason"), picture.pop("data"), **picture)
                 else:
                     store.add(url, status, reason)
-                run.heartbeat(sum(store.counts.values()), 0, "download")
+                run.heartbeat(next(done), total, "download")
 
         await asyncio.gather(*(worker() for _ in range(config.runtime.connections)))
     pool.shutdown()

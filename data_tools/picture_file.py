@@ -27,6 +27,8 @@ def prepare(data: bytes, side: int, least: int) -> dict[str, Any]:
             image = Image.open(io.BytesIO(data))
         if image.width * image.height > MAX_PIXELS:
             return {"status": "bomb", "reason": f"{image.width} x {image.height} pixels", **lost}
+        if side:
+            image.draft("RGB", (2 * side, 2 * side))          # a JPEG that is far too large is decoded smaller
         image.load()
     except Image.DecompressionBombError as error:
         return {"status": "bomb", "reason": str(error)[:80], **lost}
@@ -39,7 +41,7 @@ def prepare(data: bytes, side: int, least: int) -> dict[str, Any]:
     extension = sniff(data)
     if side and max(image.size) > side:
         image = image.convert("RGB")
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        image.thumbnail((side, side), Image.Resampling.HAMMING)  # a third of Lanczos's time; reducing needs no more
         data, extension = _encoded(image, "JPEG", quality=92), "jpg"
     elif extension is None:
         data, extension = _encoded(image.convert("RGB"), "PNG"), "png"
