@@ -13,7 +13,6 @@ pretrained.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from torch.nn import functional
 from core.captions import Captions, collect
 from core.config import EncoderConfig, structured
 from core.errors import Stopped
-from core.files import replacing, replacing_folder
+from core.files import replacing_folder
 from core.run import Run
+from core.states import newest_state, save_state
 
 LAYER = 1                # the hidden state that is trained, and that the connector is to read
 _START_SCALE = 14.0      # 1 / temperature at the start, CLIP's 1 / 0.07
@@ -84,18 +84,15 @@ def encoder(run: Run) -> dict[str, Any]:
     started = time.perf_counter()
     pairs = collect(config.sources, config.runtime.data_root, config.image_size, config.language)
     training = Training(config, pairs)
-    states = run.path / "checkpoints"
-    for state in sorted(states.glob("step_*"))[-1:]:
-        training.load_state_dict(torch.load(state, weights_only=True))
+    if state := newest_state(run):
+        training.load_state_dict(state)
     for epoch in range(training.epoch, config.epochs):
         loss = training.train_epoch(run)
         run.log({"step": training.step, "epoch": epoch + 1, "loss": loss, "lr": training.rate(training.step - 1)})
-        run.check_fence()
-        training.checkpoint(states)
+        save_state(run, training.step, training.state_dict())
     metrics = training.zero_shot(config)
     run.check_fence()
     training.save(run.path / "model")
-    shutil.rmtree(states, ignore_errors=True)
     return {"steps": training.step, "seconds": time.perf_counter() - started, "loss": training.loss,
             "images": len(pairs.pixels), "names": len(pairs.names), "metrics": metrics}
 
@@ -184,14 +181,6 @@ class Training:
         with replacing_folder(folder) as temporary:
             self.towers.vision.to(memory_format=torch.contiguous_format).eval().save_pretrained(temporary)
             processor.save_pretrained(temporary)
-
-    def checkpoint(self, folder: Path) -> None:
-        """Write `step_NNNNNN` and remove those before it."""
-        older = list(folder.glob("step_*"))
-        with replacing(folder / f"step_{self.step:06d}") as temporary:
-            torch.save(self.state_dict(), temporary)
-        for path in older:
-            path.unlink()
 
     def state_dict(self) -> dict[str, Any]:
         return {"towers": self.towers.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch,

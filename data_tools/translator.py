@@ -9,7 +9,6 @@ copy of the source, and how many of the latter pass the quality gates. Translati
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from torch.nn import functional
 
 from core.config import Engine, TranslateRuntime, TranslatorConfig, structured
 from core.errors import Stopped
-from core.files import replacing, replacing_folder
+from core.files import replacing_folder
 from core.run import Run
+from core.states import newest_state, save_state
 from data_tools import engines
 from data_tools.bitext import Pair, answers, bitext
 from data_tools.quality import Gates
@@ -43,14 +43,12 @@ def translator(run: Run) -> dict[str, Any]:
     apart = answers(config.apart, root, languages)
     pairs = bitext(config.sources, root, languages, config.held_out, config.characters, apart)
     training = Training(config, pairs.train)
-    states = run.path / "checkpoints"
-    for state in sorted(states.glob("step_*"))[-1:]:
-        training.load_state_dict(torch.load(state, weights_only=True))
-    training.train(run, states)
+    if state := newest_state(run):
+        training.load_state_dict(state)
+    training.train(run)
     run.check_fence()
     training.save(run.path / "model")
     metrics = measure(config, run.path / "model", pairs.held_out, apart)
-    shutil.rmtree(states, ignore_errors=True)
     return {"steps": training.step, "seconds": time.perf_counter() - started, "loss": training.loss,
             "pairs": {"train": len(pairs.train), "held out": len(pairs.held_out), "apart": len(apart)},
             "parameters": sum(p.numel() for p in training.model.parameters()), "metrics": metrics}
@@ -98,11 +96,11 @@ class Training:
             yield from batches[max(0, self.step - before):]
             before += len(batches)
 
-    def train(self, run: Run, states: Path) -> None:
+    def train(self, run: Run) -> None:
         self.model.train()
         for batch in self.rest():
             if reason := run.stop_requested():
-                self.checkpoint(run, states)
+                save_state(run, self.step, self.state_dict())
                 raise Stopped(reason, self.step)
             loss = self.train_step(batch)
             self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
@@ -110,7 +108,7 @@ class Training:
             if self.step % self.config.runtime.log_every == 0:
                 run.log({"step": self.step, "loss": self.loss, "lr": self.rate()})
             if self.step % self.config.runtime.save_every == 0:
-                self.checkpoint(run, states)
+                save_state(run, self.step, self.state_dict())
 
     def rate(self) -> float:
         """Learning rate of the next step: linear warm-up over a twentieth of the steps, then a cosine to 0."""
@@ -141,15 +139,6 @@ class Training:
         with replacing_folder(folder) as temporary:
             self.model.eval().save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)
-
-    def checkpoint(self, run: Run, folder: Path) -> None:
-        """Write `step_NNNNNN` and remove those before it."""
-        run.check_fence()
-        older = list(folder.glob("step_*"))
-        with replacing(folder / f"step_{self.step:06d}") as temporary:
-            torch.save(self.state_dict(), temporary)
-        for path in older:
-            path.unlink()
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,

@@ -100,6 +100,14 @@ def test_a_stopped_run_ends_bit_for_bit_as_an_undisturbed_one(data, tmp_path, mo
     assert any(not torch.equal(first[name], value) for name, value in weights(other.path).items())
 
 
+def test_a_run_killed_before_its_result_was_written_does_not_train_again(data, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", data)
+    first = encoder(run)
+    monkeypatch.setattr(stage.Training, "train_step", None)
+    again = encoder(Run(run.path))
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+
+
 def stopping_after(steps):
     original = stage.Training.train_step
 
