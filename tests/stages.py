@@ -17,7 +17,7 @@ def count(run: Run) -> dict:
     parents = sum(run.parent(role).result["value"] for role in sorted(run.spec["parents"]))
     saved = sorted((run.path / "checkpoints").glob("step_*"))
     if saved:
-        step, value = (read_json(saved[-1] / "state.json")[key] for key in ("step", "value"))
+        step, value = (read_json(saved[-1])[key] for key in ("step", "value"))
     if rank == 0:
         run.heartbeat(step, total, force=True)
     while step < total:
@@ -27,7 +27,7 @@ def count(run: Run) -> dict:
         if rank == 0:
             run.check_fence()
             run.log({"step": step, "loss": 1.0 / step, "tokens_per_second": 100.0})
-            write_json(run.path / "checkpoints" / f"step_{step:06d}" / "state.json", {"step": step, "value": value})
+            write_json(run.path / "checkpoints" / f"step_{step:06d}", {"step": step, "value": value})
             run.heartbeat(step, total, force=True)
         if run.stop_requested() and config.get("obey", True):
             raise Stopped(run.stop_requested(), step)

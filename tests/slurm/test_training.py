@@ -51,23 +51,38 @@ def digest(path):
             for file in files for name, tensor in sorted(load_file(file).items())]
 
 
-@pytest.mark.parametrize("interrupts", ["5", pytest.param("3-6-9", marks=pytest.mark.slow)])
+def tensorboard_steps(path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps = []
+    for file in sorted((path / "tb").glob("events*")):
+        events = EventAccumulator(str(file)).Reload()
+        steps += [event.step for event in events.Scalars("loss")] if "loss" in events.Tags()["scalars"] else []
+    return steps
+
+
+@pytest.mark.parametrize("interrupts", ["5", pytest.param("2-4-5-p7-t9", marks=pytest.mark.slow)])
 def test_interrupted_training_equals_undisturbed(desk, interrupts):
     subprocess.run([sys.executable, "-c", MAKE, str(desk.folder)], cwd=REPOSITORY, check=True, timeout=120)
     grids = []
     for name, function in (("undisturbed", "core.train:finetune"), (f"disturbed-{interrupts}", f"{STAGES}:train")):
         body = {"name": name, "stages": {"finetune": {"function": function, "config": CONFIG, "runtime": {
-            "nodes": 2, "ranks_per_node": 2, "save_every": 4, "log_every": 1}}}}
+            "nodes": 2, "ranks_per_node": 2, "save_every": 4, "log_every": 1, "workers": 2}}}}
         grids.append(desk.folder / f"{name}.yaml")
         grids[-1].write_text(yaml.safe_dump(body))
     local = desk.begira("submit", str(grids[0]), "--cluster", "local")
     assert local.returncode == 0, local.stderr
+    if "t" in interrupts:
+        desk.profiled(minutes=2, signal_seconds=20)
     desk.submit(grids[1])
     quiet, disturbed = (desk.path(grid, "finetune") for grid in grids)
-    assert desk.wait(grids[1], seconds=280) == {"finetune": "done"}, desk.describe(grids[1])
+    assert desk.wait(grids[1], seconds=480) == {"finetune": "done"}, desk.describe(grids[1])
     stops = interrupts.count("-") + 1
-    assert [a.outcome for a in desk.attempts(disturbed)] == ["stopped"] * stops + ["done"]
+    attempts = desk.attempts(disturbed)
+    assert [a.outcome for a in attempts] == ["stopped"] * stops + ["done"], [(a.outcome, a.cause) for a in attempts]
+    desk.until(lambda: desk.rows(desk.job(disturbed)) == ["REQUEUED"] * stops + ["COMPLETED"], 20,
+               lambda: str(desk.rows(desk.job(disturbed))), every=1)
     assert losses(disturbed) == losses(quiet)
     assert digest(disturbed) == digest(quiet)
     steps = [row["step"] for row in losses(disturbed)]
-    assert steps == sorted(set(steps))
+    assert steps == sorted(set(steps)) and tensorboard_steps(disturbed) == steps
