@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEYS = ("item", "task", "language")
-DESCRIBING = (*KEYS, "kind", "subset", "style", "set", "concept", "cognate")
+DESCRIBING = (*KEYS, "kind", "subset", "style", "set", "concept", "likeness")
 MEASURES = ("score", "chrf")
 
 
 @dataclass
 class Items:
-    """runs: ids, one per row. described: one line per column: item, task, language, style, set, concept, cognate.
+    """runs: ids, one per row. described: one line per column: item, task, language, style, set, concept, likeness.
 
     score: float32 (runs, items) in 0..1; NaN where a run was not asked the item. An item that ended in an error
     counts 0."""

@@ -41,15 +41,16 @@ class Study:
         return self.loaded[measure]
 
     def select(self, items: Items, benchmark: str | None = None, language: str | None = None, group: str = "",
-               subsets: list[str] | None = None, cognates: bool = True) -> np.ndarray:
-        """Mask of items (items,). `group` is the concept set; `subsets` default to all that are not for development."""
+               subsets: list[str] | None = None, less_alike: float | None = None) -> np.ndarray:
+        """Mask of items (items,). `group` is the concept set; `subsets` default to all that are not for development;
+        `less_alike`: only items whose names in the two languages are less alike than this chrF."""
         frame = items.described
         mask = np.isin(frame["subset"], self.subsets(items) if subsets is None else subsets)
         for column, wanted in (("task", benchmark), ("language", language), ("set", group)):
             if wanted and column in frame:
                 mask &= (frame[column] == wanted).to_numpy()
-        if not cognates and "cognate" in frame:
-            mask &= ~frame["cognate"].fillna(False).to_numpy(bool)
+        if less_alike is not None and "likeness" in frame:
+            mask &= frame["likeness"].fillna(0.0).to_numpy() < less_alike
         return mask
 
     def subsets(self, items: Items) -> list[str]:
@@ -60,14 +61,14 @@ class Study:
 
     def estimates(self, language: str, benchmark: str | None = None, group: str | None = None,
                   measure: str | None = None, subsets: tuple[str, ...] | None = None,
-                  cognates: bool = True) -> Estimates | None:
+                  less_alike: float | None = None) -> Estimates | None:
         """Estimates of a score over all conditions, by default the one that decides; None where nobody was asked."""
         q = self.questions
         key = (language, benchmark or q.benchmark, q.set if group is None else group, measure or q.measure, subsets,
-               cognates)
+               less_alike)
         if key not in self._estimates:
             items = self.items(key[3])
-            mask = self.select(items, key[1], language, key[2], None if subsets is None else list(subsets), cognates)
+            mask = self.select(items, key[1], language, key[2], None if subsets is None else list(subsets), less_alike)
             self._estimates[key] = self._estimate(items.only(mask))
         return self._estimates[key]
 

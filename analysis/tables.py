@@ -10,6 +10,7 @@ from analysis.estimates import Contrast, Estimates
 from analysis.series import backbone_names, text_names
 from analysis.study import Study, balanced
 from analysis.wording import interval, percent, points
+from core.summary import LESS_ALIKE
 
 TITLES = {"choice": "answered correctly", "yes_no": "answered correctly", "generate": "exact match",
           "vqa": "VQA accuracy"}
@@ -124,15 +125,18 @@ def loss_table(study: Study) -> Table | None:
 
 
 def cognate_table(study: Study) -> Table | None:
-    """The deciding score with and without concepts whose names look alike in both languages."""
+    """The deciding score without concepts whose names look alike in both languages: what is above chance at the lowest
+    ratio although the model never read the target language may be read off such names."""
     q = study.questions
-    every, without = (study.estimates(q.target_language, cognates=wanted) for wanted in (True, False))
-    if every is None or without is None or every.by_item.shape == without.by_item.shape:
+    found = [study.estimates(q.target_language, less_alike=limit) for limit in (None, *LESS_ALIKE.values())]
+    sizes = [e.by_item.shape[1] for e in found if e is not None]
+    if len(sizes) < len(found) or len(set(sizes)) < len(found):
         return None
-    return Table("cognates", f"{q.benchmark.replace('_', ' ')} in {study.target}, with and without concepts whose "
-                 f"names look alike in {study.target} and {study.base}; change against the lowest ratio",
-                 [f"{study.target} ratio", "all names", "change", "without look-alikes", "change"],
-                 _against_first(study, [every, without]))
+    names = ["all", *(f"chrF < {limit:.0f}" for limit in LESS_ALIKE.values())]
+    heads = [head for name, size in zip(names, sizes, strict=True) for head in (f"{name} ({size})", "change")]
+    return Table("cognates", f"{q.benchmark.replace('_', ' ')} in {study.target}, of all concepts and of those whose "
+                 f"names in {study.target} and {study.base} are less alike (chrF; how many); change against the lowest "
+                 "ratio", [f"{study.target} ratio", *heads], _against_first(study, found))
 
 
 def _against_first(study: Study, found: list[Estimates]) -> list[list[Cell]]:

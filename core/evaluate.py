@@ -23,7 +23,7 @@ from core.score import LanguageIdentifier
 from core.summary import judge, metrics, texts_by_language
 
 COLUMNS = {"item": "string", "subset": "string", "task": "string", "kind": "string", "language": "string",
-           "set": "string", "style": "string", "category": "string", "concept": "string", "cognate": "bool",
+           "set": "string", "style": "string", "category": "string", "concept": "string", "likeness": "double",
            "prompt": "string", "options": "list<string>", "references": "list<string>", "answer": "int32",
            "scores": "list<double>", "scores_blank": "list<double>", "tokens": "list<int32>", "prediction": "string",
            "predicted": "int32", "correct": "bool", "correct_uncalibrated": "bool", "exact": "bool", "chrf": "double",

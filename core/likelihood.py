@@ -74,7 +74,8 @@ def _score(net: Any, choices: list[Choice], features: torch.Tensor | None) -> li
             place = stop
     hidden = _hidden(net, ids.to(device), positions.to(device), _mask(group).to(device), choices, features)
     reading = torch.tensor(reader, device=device)
-    found = iter(_log_probabilities(net, hidden[reading[:, 0], reading[:, 1]], reading[:, 2]).tolist())
+    places, which = (reading[:, 0] * longest + reading[:, 1]).unique(return_inverse=True)  # options begin at one place
+    found = iter(_log_probabilities(net, hidden.flatten(0, 1)[places], which, reading[:, 2]).tolist())
     return [[sum(next(found) for _ in option) for option in choice.options] for choice in choices]
 
 
@@ -100,12 +101,13 @@ def _hidden(net: Any, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Te
                                     use_cache=False).last_hidden_state
 
 
-def _log_probabilities(net: Any, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """log p(tokens[i] | states[i]) in float32, a block of logits at a time."""
+def _log_probabilities(net: Any, states: torch.Tensor, which: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log p(tokens[i] | states[which[i]]) in float32, a block of logits at a time."""
     head = net.get_output_embeddings()
     block = max(1, _LOGITS // head.weight.shape[0])
-    found = []
-    for part, wanted in zip(states.split(block), tokens.split(block), strict=True):
-        logits = head(part).float()
-        found.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(-1))
-    return torch.cat(found)
+    found = torch.empty(len(tokens), device=states.device)
+    for start in range(0, len(states), block):
+        every = head(states[start:start + block]).float().log_softmax(-1)
+        mine = (which >= start) & (which < start + block)
+        found[mine] = every[which[mine] - start, tokens[mine]]
+    return found

@@ -34,7 +34,7 @@ class Concept:
     added: float = 0.0                           # version of Unicode Emoji that brought it
     names: dict[str, str] = field(default_factory=dict)
     keywords: dict[str, list[str]] = field(default_factory=dict)
-    cognate: bool = False
+    likeness: float = 0.0                        # of its names in the two languages: chrF, 0 to 100
 
     @property
     def code(self) -> str:
@@ -60,7 +60,7 @@ def concepts(annotations: Path, emoji: Path, base: str, target: str) -> list[Con
     if len(kept) < LEAST:
         raise UserError(f"language '{target}' has names for {len(kept)} of {len(found)} concepts in CLDR, at least "
                         f"{LEAST} are needed: languages with enough are, e.g., {', '.join(_rich(annotations))}")
-    _mark_cognates(kept, base, target)
+    _measure_likeness(kept, base, target)
     return kept
 
 
@@ -122,14 +122,14 @@ def candidates(emoji: Path) -> list[Concept]:
     return found
 
 
-def _mark_cognates(found: list[Concept], base: str, target: str) -> None:
-    """A target name that a reader of the base language could guess: identical, or chrF >= 50 (sacrebleu's default)."""
+def _measure_likeness(found: list[Concept], base: str, target: str) -> None:
+    """How well a reader of the base language could guess the target name: 100 if identical, else sacrebleu's chrF."""
     from sacrebleu.metrics import CHRF
 
     metric = CHRF()
     for concept in found:
         one, other = (concept.names[language].casefold() for language in (base, target))
-        concept.cognate = one == other or metric.sentence_score(other, [one]).score >= 50.0
+        concept.likeness = 100.0 if one == other else round(metric.sentence_score(other, [one]).score, 2)
 
 
 def _rich(annotations: Path, least: int = 1900) -> list[str]:

@@ -226,4 +226,4 @@ def _pick(choices: list[str], identity: str) -> str:
 
 def _meta(concept: Concept, style: str) -> dict[str, Any]:
     return {"concept": concept.names.get("en", concept.code), "character": concept.character, "set": concept.set,
-            "style": style, "category": concept.category, "cognate": concept.cognate}
+            "style": style, "category": concept.category, "likeness": concept.likeness}

@@ -142,7 +142,7 @@ def items(broken=()):
                     "options": {"en": options, "eu": [COLOURS[o][0] for o in options]},
                     "references": {"en": [name], "eu": [COLOURS[name][0]]}, "answer": 0,
                     "meta": {"concept": name, "set": "B" if name == "small" else "A", "style": f"shade{shade}",
-                             "category": "colour", "cognate": name == "blue"}}
+                             "category": "colour", "likeness": 60.0 if name == "blue" else 0.0}}
                 if kind == "choice":
                     order = [1, 2, 0, 3] if shade else [2, 0, 3, 1]
                     record["options"] = {k: [o[i] for i in order] for k, o in record["options"].items()}

@@ -108,14 +108,14 @@ def _trained(ratio: float, text: str, target: str, samples: int = 16000) -> dict
 def _table(items: int, styles, tasks, target: str, seed: int, generate: bool) -> list[dict]:
     """What all models are asked: one block of columns per task, style and language."""
     rng = np.random.default_rng(seed + 1)
-    unseen, cognate = rng.random(items) < 0.2, rng.random(items) < 0.1
+    unseen, likeness = rng.random(items) < 0.2, rng.random(items) * 55
     names = {"en": [f"thing {i}" for i in range(items)], target: [f"gauza {i}" for i in range(items)]}
     blocks = []
     tasks = [*tasks, *(["describe"] if generate else [])]
     for task, subset, language in itertools.product(tasks, styles, ("en", target)):
         style = STYLES.get(subset, subset)
         blocks.append({"task": task, "subset": subset, "style": style, "language": language, "unseen": unseen,
-                       "cognate": cognate, "concept": [f"c{i}" for i in range(items)],
+                       "likeness": likeness, "concept": [f"c{i}" for i in range(items)],
                        "item": [f"{style}/c{i}/{task}" for i in range(items)],
                        "options": [[names[language][(i + k) % items] for k in range(4)] for i in range(items)],
                        "answer": rng.integers(0, 4, items).tolist()})
@@ -166,7 +166,7 @@ def _fill(columns: dict[str, list], block: dict, right: np.ndarray, rng) -> None
     columns["item"] += block["item"]
     columns["concept"] += block["concept"]
     columns["set"] += np.where(block["unseen"], "B", "A").tolist()
-    columns["cognate"] += block["cognate"].tolist()
+    columns["likeness"] += block["likeness"].tolist()
     columns["options"] += block["options"]
     columns["references"] += [[options[k]] for options, k in zip(block["options"], answer, strict=True)]
     columns["answer"] += answer.tolist()
@@ -185,7 +185,7 @@ def _fill(columns: dict[str, list], block: dict, right: np.ndarray, rng) -> None
 def _metrics(block: dict, right: np.ndarray) -> list[dict]:
     rows = []
     slices = {"all": np.ones(len(right), bool), "A": ~block["unseen"], "B": block["unseen"],
-              "no cognates": ~block["cognate"]}
+              "no cognates": block["likeness"] < 50, "unlike": block["likeness"] < 10}
     for metric, scale in (("accuracy", 1.0),) if block["task"] != "describe" else (("exact", 1.0), ("chrf", 100.0)):
         rows += [{"benchmark": block["task"], "subset": block["subset"], "language": block["language"],
                   "metric": metric, "slice": name, "value": float(right[mask].mean() * scale), "n": int(mask.sum())}

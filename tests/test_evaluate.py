@@ -68,7 +68,7 @@ def test_a_model_that_sees_differs_from_its_blank_control_and_a_blind_one_does_n
 
 def test_slices_and_language_are_reported(whole):
     _, result = whole
-    assert {m["slice"] for m in result["metrics"]} == {"all", "A", "B", "no cognates"}
+    assert {m["slice"] for m in result["metrics"]} == {"all", "A", "B", "no cognates", "unlike"}
     assert {m["n"] for m in result["metrics"] if m["benchmark"] == "naming" and m["slice"] == "A"} == {6}
     assert value(result, "language", "describe", "eu") == 1.0
     assert 0 < value(result, "language_reference", "describe", "eu") <= 1

@@ -71,6 +71,26 @@ def test_the_page_asks_nothing_of_a_network(made):
     assert "url(" not in page
 
 
+def test_names_that_look_alike_are_left_out_of_their_columns(store):
+    from analysis.collect import collect
+    from analysis.questions import declared
+    from analysis.study import study_of
+    from analysis.tables import cognate_table
+
+    study = study_of(collect([store]), declared(GRID))
+    table = cognate_table(study)
+    items = study.items("score")
+    mask = study.select(items, "naming", "eu", "A")
+    likeness = items.described["likeness"].to_numpy()
+    for column, limit in ((1, 101), (3, 50), (5, 10)):
+        kept = mask & (likeness < limit)
+        of_level = [items.of_runs([run for run in items.runs if study.runs.loc[run, "target_ratio"] == level])
+                    for level in study.levels("target_ratio")]
+        assert f"({kept.sum()})" in table.columns[column]
+        for row, found in zip(table.rows, of_level, strict=True):
+            assert float(row[column].text) == pytest.approx(100 * found.score[:, kept].mean(), abs=.06), (row, column)
+
+
 def test_the_first_screen_holds_question_answers_and_figure(made):
     summary, page, _ = made
     words = text_of(page[:page.index('id="reading"')])

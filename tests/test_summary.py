@@ -7,7 +7,7 @@ from core.summary import judge, metrics, texts_by_language
 
 def row(kind="choice", status="ok", answer=0, scores=(), prediction="", language="en", **extra):
     return {"item": "x", "subset": "eval", "task": kind, "kind": kind, "language": language, "set": "A", "style": "s",
-            "category": "c", "concept": "c", "cognate": False, "prompt": "p", "options": ["yes", "no"],
+            "category": "c", "concept": "c", "likeness": 0.0, "prompt": "p", "options": ["yes", "no"],
             "references": ["yes"], "accepted": [], "answer": answer, "scores": list(scores), "scores_blank": [],
             "tokens": [1, 1], "prediction": prediction, "status": status, "error": "", **extra}
 
@@ -59,8 +59,8 @@ def test_free_answers_have_exact_match_chrf_and_language():
 
 
 def test_slices_that_hold_everything_are_not_repeated():
-    rows = judge([row(scores=(-1.0, -2.0)), row(scores=(-1.0, -2.0), set="B"),
-                  row(scores=(-2.0, -1.0), cognate=True)], {}, None)
-    assert {m["slice"]: m["n"] for m in metrics(rows)} == {"all": 3, "A": 2, "B": 1, "no cognates": 2}
+    rows = judge([row(scores=(-1.0, -2.0)), row(scores=(-1.0, -2.0), set="B", likeness=20.0),
+                  row(scores=(-2.0, -1.0), likeness=60.0)], {}, None)
+    assert {m["slice"]: m["n"] for m in metrics(rows)} == {"all": 3, "A": 2, "B": 1, "no cognates": 2, "unlike": 1}
     assert values(rows, "no cognates")["accuracy"] == 1.0
     assert {m["slice"] for m in metrics(rows[:1])} == {"all"}
