@@ -79,15 +79,16 @@ def axis_column(axis: str) -> str:
 
 
 def consumption(parent: Stored | None) -> dict[str, Any]:
-    """Realised ratios and tokens per modality and language of the training behind a score."""
+    """Realised ratios, samples and tokens per modality and language of the training behind a score."""
     if parent is None:
         return {}
     realised = parent.result.get("realised_ratio") or {}
     columns: dict[str, Any] = {f"realised_ratio_{unit}": realised.get(unit) for unit in UNITS}
     columns["steps"] = parent.result.get("steps")
     for row in parent.result["consumed"]:
-        key = f"tokens_{row['modality']}_{row['language']}"
-        columns[key] = columns.get(key, 0) + int(row["tokens"])
+        for unit in ("samples", "tokens"):
+            key = f"{unit}_{row['modality']}_{row['language']}"
+            columns[key] = columns.get(key, 0) + int(row[unit])
     return columns
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.amount import amount
 from analysis.estimates import Contrast, Estimates
 from analysis.series import backbone_names, text_names
 from analysis.study import Study, balanced
@@ -122,6 +123,18 @@ def loss_table(study: Study) -> Table | None:
     return Table("loss", f"What {study.base} loses: {study.questions.benchmark.replace('_', ' ')} in {study.base}, and "
                  "its change against the lowest ratio", [f"{study.target} ratio", study.base, "change"],
                  _against_first(study, [estimates]))
+
+
+def amount_table(study: Study) -> Table | None:
+    """Equal shares of several amounts, and equal amounts at several shares; None where the study has no such arm."""
+    found = amount(study)
+    if found is None:
+        return None
+    q = study.questions
+    rows = [[Cell(percent(share)), Cell(f"{own:,}"), Cell(f"{total:,}"), _mean(target), _mean(base)]
+            for share, total, own, target, base in found.rows]
+    return Table("amount", f"{q.benchmark.replace('_', ' ')} by share and amount of {study.target} image-text samples",
+                 [f"{study.target} share", f"{study.target} samples", "samples in all", study.target, study.base], rows)
 
 
 def cognate_table(study: Study) -> Table | None:

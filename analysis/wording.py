@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from analysis.amount import amount
 from analysis.answers import MOST_SEEDS, Answer, Answers
 from analysis.estimates import Contrast, Estimates
 from analysis.study import Study, balanced
@@ -131,6 +132,18 @@ def loss(study: Study) -> list[str]:
         return []
     return [f"From the lowest to the highest {study.target} ratio the {study.base} score changes by "
             f"{points(found.effect, True)} points {interval(*found.interval(), True)}.{_measurable(found)}"]
+
+
+def share_or_amount(study: Study) -> list[str]:
+    """What twice the amount and twice the share do, each with the other held, in a sentence."""
+    found = amount(study)
+    if found is None:
+        return []
+    parts = [f"{points(one.effect, True)} points {interval(*one.interval(), True)}"
+             for one in (found.by_amount, found.by_share)]
+    return [f"Twice as many {study.target} samples at the same share: {parts[0]}. Twice the share with as many "
+            f"{study.target} samples, that is with half of all data: {parts[1]}. Per doubling, from a straight line "
+            "over the rows below."]
 
 
 def _measurable(contrast: Contrast) -> str:

@@ -40,6 +40,24 @@ class Runtime:
 
 
 @dataclass
+class Validation:
+    """A look at items that are not trained on, at intervals; see `core.validation`. It changes nothing."""
+
+    every: int = 0                   # steps, and the last one; a multiple of runtime.log_every; 0: not
+    data: str = ""                   # an evaluation subset, e.g. data="emoji-eu", subset="eval-dev"
+    subset: str = ""
+    task: str = ""                   # of the subset's task names; empty: all
+    items: int = 64                  # of each task name
+    shown: int = 4                   # items whose answers and images TensorBoard shows
+    max_new_tokens: int = 16
+
+
+@dataclass
+class TrainRuntime(Runtime):
+    validation: Validation = field(default_factory=Validation)
+
+
+@dataclass
 class Model:
     """Which parts make the model. A name is a folder below `runtime.models_root`; "parent:ROLE" is a run's product."""
 
@@ -173,7 +191,7 @@ class FinetuneConfig:
     mixture: Mixture = field(default_factory=Mixture)
     pack: Pack = field(default_factory=Pack)
     train: Train = field(default_factory=Train)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
 
 @dataclass

@@ -28,7 +28,8 @@ class PackedModel(nn.Module):
         input_ids, position_ids, labels: (rows, length) int64. A position of 0 begins a document; padding is documents
         of its own. labels[r, t] is the token that t must predict, or -100. pixels: (images, channels, height, width),
         the images of the placeholders in reading order, or None. loss_sum: differentiable fp32 sum over supervised
-        tokens, in nats. token_losses: (supervised,) fp32, detached, in the order of labels[labels != -100].
+        tokens, in nats. token_losses: (supervised,) fp32, detached, in the order of labels[labels != -100]. `greedy`:
+        instead the likeliest token at each place that has a label, (supervised,).
     """
 
     def __init__(self, net: Any, guard: bool = True):
@@ -64,9 +65,11 @@ class PackedModel(nn.Module):
         return self
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor,
-                pixels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+                pixels: torch.Tensor | None = None, greedy: bool = False) -> Any:
         hidden = self.hidden(input_ids, position_ids, pixels)
         supervised = labels != IGNORE
+        if greedy:
+            return self.net.get_output_embeddings()(hidden[supervised]).argmax(-1)
         return fused_cross_entropy(hidden[supervised], self.net.get_output_embeddings().weight, labels[supervised])
 
     def hidden(self, input_ids: torch.Tensor, position_ids: torch.Tensor, pixels: torch.Tensor | None = None

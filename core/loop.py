@@ -26,20 +26,22 @@ from core.forward import PackedModel
 from core.mixture import Plan, check_world
 from core.run import Run
 from core.stream import Damage, Packed
+from core.validation import Validator
 
 Batches = Callable[[int], Iterable[list[Packed]]]
 
 
-def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches, train: Train, runtime: Runtime
-        ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches, train: Train, runtime: Runtime,
+        validator: Validator | None = None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Train what of `model` requires a gradient, over the whole plan; go on from the newest checkpoint if there is one.
 
     batches(k) iterates over the micro-batches of this rank for steps k, k+1, ... of the plan (core.stream.Loader).
+    validator: looks at other items at its own intervals.
     Every rank calls it, inside core.distributed.joined. Returns the content of result.json and, on the first rank,
     the tensors of the trained parts by their names in `model` (Engine.state). Raises Stopped after saving when a rank
     was asked to stop; UserError if the configuration does not fit the world or the checkpoint, or the data is
     broken."""
-    loop = Loop(run, world, model, plan, train, runtime)
+    loop = Loop(run, world, model, plan, train, runtime, validator)
     try:
         loop.resume()
         loop.steps(batches)
@@ -51,8 +53,10 @@ def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches
 class Loop:
     """The state of `fit` between steps; `fit` is what stages call."""
 
-    def __init__(self, run: Run, world: World, model: PackedModel, plan: Plan, train: Train, runtime: Runtime):
+    def __init__(self, run: Run, world: World, model: PackedModel, plan: Plan, train: Train, runtime: Runtime,
+                 validator: Validator | None = None):
         self.run, self.world, self.plan, self.train, self.runtime = run, world, plan, train, runtime
+        self.validator = validator
         check_world(train.global_batch, world.size, runtime.micro_batch)
         self.point = world.share(checkpoint.latest(run) if world.first else None)
         self._check_plan()
@@ -94,7 +98,8 @@ class Loop:
             rates = self._apply(step, micros, losses, norms)
             work = {"tokens": losses.pop("work/tokens")[0], "padded": losses.pop("work/padded")[0],
                     "samples": losses.pop("work/samples")[0]}
-            self.monitor.step(step, losses, self._values(step, norms, rates), work, waited)
+            values = {**self._values(step, norms, rates), **self._validate(step)}
+            self.monitor.step(step, losses, values, work, waited)
             if step % self.runtime.save_every == 0 and step < self.plan.steps:
                 self.save(step)
 
@@ -197,6 +202,15 @@ class Loop:
         values.update({f"grad_norm/{part}": value for part, value in norms.items()})
         values.update({f"realised_ratio/{unit}": share for unit, share in self.plan.realised(step).items()})
         return values
+
+    def _validate(self, step: int) -> dict[str, float]:
+        if self.validator is None or (step % self.validator.settings.every and step != self.plan.steps):
+            return {}
+        if self.world.first:
+            self.run.heartbeat(step, self.plan.steps, "evaluate", force=True)
+        found, samples = self.validator.losses(self.engine), self.validator.samples(self.engine)
+        self.monitor.samples(step, samples)
+        return found
 
     def _check_plan(self) -> None:
         if self.point is not None and self.point.state.fingerprint != self.plan.fingerprint:

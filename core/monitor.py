@@ -9,14 +9,20 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
+from core.encode import IMAGE
 from core.files import write_json, write_text
+from core.pixels import open_image
 from core.run import Run
+from core.validation import Sample
 
 log = logging.getLogger("begira")
+SIDE = 224               # pixels of a sample image in TensorBoard
 # dense bf16
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A30": 165e12, "L40": 181e12}
 
@@ -83,6 +89,19 @@ class Monitor:
             append_line(self.run.path / "events.jsonl", json.dumps({"step": step, "time": time.time(), **values}))
             log.info("step %d: %s", step, values)
 
+    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Answers as a table and the images that were asked about, for TensorBoard."""
+        if not self.writes or not samples:
+            return
+        board, files = self._writer(step), list(dict.fromkeys(one.image for one in samples if one.image))
+        for number, image in enumerate(files, 1):
+            board.add_image(f"validation/image {number}", thumbnail(image), step, dataformats="HWC")
+        rows = [f"| {files.index(one.image) + 1 if one.image else ''} | {one.language} | "
+                + " | ".join(" ".join(text.replace("|", "¦").split()) for text in
+                             (one.question.replace(IMAGE, ""), one.answer, one.reference)) + " |" for one in samples]
+        head = "| image | language | question | answer | reference |\n|---|---|---|---|---|\n"
+        board.add_text("validation/answers", head + "\n".join(rows), step)
+
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
@@ -108,13 +127,17 @@ class Monitor:
         self.sums, self._since = Sums(), self._clock()
 
     def _to_board(self, record: Mapping[str, Any]) -> None:
+        board = self._writer(record["step"])
+        for name, value in record.items():
+            if name != "step":
+                board.add_scalar(name, value, record["step"])
+
+    def _writer(self, step: int) -> Any:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self.run.path / "tb"), purge_step=record["step"], flush_secs=10)
-        for name, value in record.items():
-            if name != "step":
-                self._board.add_scalar(name, value, record["step"])
+            self._board = SummaryWriter(str(self.run.path / "tb"), purge_step=step, flush_secs=10)
+        return self._board
 
     @staticmethod
     def _clock() -> dict[str, float]:
@@ -135,6 +158,13 @@ def cut(run: Run, step: int) -> None:
         if record.get("step", 0) <= step:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))
+
+
+def thumbnail(image: bytes) -> np.ndarray:
+    """(height, width, 3) uint8, at most SIDE pixels on the longer side."""
+    picture = open_image(image)
+    picture.thumbnail((SIDE, SIDE))
+    return np.asarray(picture)
 
 
 def memory() -> int:

@@ -28,6 +28,7 @@ from core.pixels import open_image
 from core.run import Run
 from core.shards import Corrupt
 from core.stream import Loader, prepare
+from core.validation import Validator
 
 __all__ = ["align", "finetune", "fit"]
 SAMPLE = 512             # images that the features are standardised on
@@ -64,7 +65,8 @@ def _train(run: Run) -> dict[str, Any]:
         if config.runtime.compile:
             assembled.net.model.language_model.compile(dynamic=True)
         batches = _batches(config, plan, subsets, encoder, world)
-        result, state = fit(run, world, PackedModel(assembled.net), plan, batches, config.train, config.runtime)
+        result, state = fit(run, world, PackedModel(assembled.net), plan, batches, config.train, config.runtime,
+                            _validator(config, assembled, world))
         if world.first:
             run.heartbeat(plan.steps, plan.steps, "save", force=True)
             state = lora.merge({name.removeprefix("net."): tensor for name, tensor in state.items()})
@@ -83,6 +85,20 @@ def _plan(config: FinetuneConfig, assembled: Assembled, world: World) -> tuple[A
     plan, subsets = world.first_then_others(lambda: prepare(
         config.mixture, config.pack, config.train.global_batch, config.runtime.data_root, encoder))
     return plan, subsets, encoder
+
+
+def _validator(config: FinetuneConfig, assembled: Assembled, world: World) -> Validator | None:
+    """With an encoder of its own: the table of cached features holds no image of an evaluation subset."""
+    settings, runtime, mixture = config.runtime.validation, config.runtime, config.mixture
+    if not settings.every:
+        return None
+    if settings.every % runtime.log_every:
+        raise UserError(f"runtime.validation.every is {settings.every}: choose a multiple of runtime.log_every, "
+                        f"{runtime.log_every}")
+    processor = assembled.processor
+    encoder = Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens, config.pack.max_tokens)
+    return Validator(settings, (mixture.base_language, mixture.target_language), runtime.data_root, encoder, world,
+                     runtime.micro_batch)
 
 
 def _batches(config: FinetuneConfig, plan: Any, subsets: Any, encoder: Any, world: World

@@ -22,7 +22,7 @@ BACKBONES = ("llama", "latxa")
 TEXT_ONLY = ("none", "english", "target")
 STYLES = {"eval-dev": "fluent", "eval-emojione": "emojione", "eval-openmoji": "openmoji"}
 TASKS = ("naming", "naming_hard", "category", "keywords")
-CONSUMED_TOKENS = 24
+CONSUMED_TOKENS, SAMPLES = 24, 16000
 
 
 @dataclass
@@ -35,14 +35,16 @@ class Truth:
     adapted: float = 0.0             # shift of the second backbone in the target language
     text_target: float = 0.0         # shift by text-only data in the target language
     text_english: float = 0.0        # shift by the English control
+    doubled: float = 0.0             # gain in the target language by twice as many samples at an equal ratio
     run: float = 0.01                # standard deviation between runs of one condition
     item: float = 0.25               # standard deviation between items
 
 
 def simulate(root: Path, study: str = "simulated", ratios=RATIOS, backbones=BACKBONES, text_only=TEXT_ONLY,
              seeds=(0, 1, 2), items: int = 120, styles=tuple(STYLES), tasks=TASKS,
-             truth: Truth | None = None, target: str = "eu", seed: int = 0, generate: bool = True) -> Path:
-    """Write a whole study below `root` and return its directory."""
+             truth: Truth | None = None, target: str = "eu", seed: int = 0, generate: bool = True,
+             samples=(SAMPLES,)) -> Path:
+    """Write a whole study below `root` and return its directory. Several numbers of `samples` make an axis."""
     truth = truth or Truth()
     folder = Path(root) / study
     rng = np.random.default_rng(seed)
@@ -57,9 +59,10 @@ def simulate(root: Path, study: str = "simulated", ratios=RATIOS, backbones=BACK
     for backbone in backbones:
         align = _run(folder, "align", {}, {"encoder": ("encoder", encoder), "backbone": ("backbone", parts[backbone])},
                      {"seconds": 20.0, "steps": 100}, "core.train:align", salt=backbone)
-        for ratio, text, number in itertools.product(ratios, text_only, seeds):
-            axes = {"target_ratio": ratio, "backbone": backbone, "text_only": text, "seed": number}
-            fine = _run(folder, "finetune", axes, {"align": ("align", align)}, _trained(ratio, text, target),
+        for ratio, text, number, count in itertools.product(ratios, text_only, seeds, samples):
+            axes = {"target_ratio": ratio, "backbone": backbone, "text_only": text, "seed": number,
+                    **({"samples": count} if len(samples) > 1 else {})}
+            fine = _run(folder, "finetune", axes, {"align": ("align", align)}, _trained(ratio, text, target, count),
                         "core.train:finetune", config={"mixture": {"target_language": target, "base_language": "en",
                                                                    "target_ratio": ratio, "seed": number}})
             run = _run(folder, "evaluate", axes, {"finetune": ("finetune", fine)}, {}, "core.evaluate:evaluate",
@@ -91,7 +94,7 @@ def _run(folder: Path, stage: str, axes: dict, parents: dict, result: dict, func
     return name
 
 
-def _trained(ratio: float, text: str, target: str, samples: int = 16000) -> dict:
+def _trained(ratio: float, text: str, target: str, samples: int) -> dict:
     share = round(samples * ratio)
     consumed = [{"source": "emoji/name", "language": language, "modality": "image", "samples": n,
                  "tokens": n * CONSUMED_TOKENS, "loss_tokens": n * 5, "epochs": n / 3000}
@@ -128,6 +131,7 @@ def probability(truth: Truth, axes: dict, language: str, unseen: np.ndarray) -> 
         return np.full(len(unseen), truth.base[axes["target_ratio"]])
     zero, seen = truth.target[min(truth.target)], truth.target[axes["target_ratio"]]
     shift = truth.adapted * (axes["backbone"] == "latxa")
+    shift += truth.doubled * np.log2(axes.get("samples", SAMPLES) / SAMPLES)
     shift += truth.text_target * (axes["text_only"] == "target") + truth.text_english * (axes["text_only"] == "english")
     return np.where(unseen, zero + truth.unseen * (seen - zero), seen) + shift
 

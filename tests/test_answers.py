@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 import yaml
 
+from analysis.amount import amount
 from analysis.answers import answer
 from analysis.collect import collect
 from analysis.further import further_points, next_grid, wanted_seeds, write_grid
 from analysis.questions import declared, settled
 from analysis.study import study_of
-from analysis.wording import question, sentence, verdict
+from analysis.wording import question, sentence, share_or_amount, verdict
 from benchmarks.simulate_studies import Simulated, World, errors_over_looks, grid, truths, validity
 from core.errors import UserError
-from tests.simulated_store import simulate
+from tests.simulated_store import Truth, simulate
 
 WORLDS = [World("steep", adapted=.0, text=.05, run=.006, concepts=700, seed=1),
           World("saturated", adapted=.06, text=.0, run=.006, concepts=700, seed=2),
@@ -54,6 +55,25 @@ def test_small_validity_run():
     assert abs(found["median"]) < .01
     wrong, _ = errors_over_looks(6)
     assert wrong <= .34
+
+
+def test_share_and_amount_are_told_apart(tmp_path):
+    """The score gains .02 by twice the share and .05 by twice the samples: in all .05 by twice the amount at an equal
+    share, and .02 - .05 by twice the share at an equal amount."""
+    truth = Truth(target={.25: .40, .5: .42, 1.0: .44}, base=dict.fromkeys((.25, .5, 1.0), .5), doubled=.05, run=.004,
+                  item=.1)
+    settings = {"ratios": (.25, .5, 1.0), "backbones": ("llama",), "text_only": ("none",), "seeds": (0, 1),
+                "items": 700, "truth": truth}
+    apart = simulate(tmp_path, "apart", samples=(8000, 16000, 32000), **settings)
+    study = study_of(collect([apart]), declared({"analysis": {"set": ""}}))
+    found = amount(study)
+    assert [(own, total) for _, total, own, _, _ in found.rows[:3]] == [(2000, 8000), (4000, 16000), (8000, 32000)]
+    for one, right in ((found.by_amount, .05), (found.by_share, -.03)):
+        low, high = one.interval()
+        assert low < right < high and one.effect == pytest.approx(right, abs=.015)
+    assert "half of all data: −" in share_or_amount(study)[0]
+    together = simulate(tmp_path, "together", **settings)
+    assert amount(study_of(collect([together]), declared({"analysis": {"set": ""}}))) is None
 
 
 def opened():
