@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CURVES = "#custom_scalars&regexInput=%5Ecurves&_smoothingWeight=0"
 LOSSES = {"loss": ["^loss$"], "loss by language and source": ["^loss/.*"], "gradient norm": ["^grad_norm$"],
-          "learning rate": ["^lr(/.*)?$"]}
+          "learning rate": ["^lr(/.*)?$"], "validation loss": ["^validation/loss/.*"]}
 SPEED = {"tokens per second": ["^tokens_per_second$"], "samples per second": ["^samples_per_second$"],
          "share of time waiting for data": ["^data_wait$"]}
 

@@ -15,6 +15,7 @@ from typing import Any
 from analysis import wording
 from analysis.answers import Answers, answer
 from analysis.collect import collect, write_tables
+from analysis.costs import cost_tables
 from analysis.figures import DARK, figures, recoloured, svg, write_figures
 from analysis.forest import forest
 from analysis.judge_tables import JUDGED, judge_tables
@@ -29,7 +30,6 @@ from analysis.tables import (
     amount_table,
     benchmark_tables,
     cognate_table,
-    cost_tables,
     loss_table,
     missing_table,
     other_table,
@@ -144,7 +144,7 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
         Section("amount", "Share or amount", wording.share_or_amount(study), tables=of("amount")),
         Section("cognates", "Names that look alike", tables=of("cognates")),
         Section("controls", "Controls and language of the answers", tables=of("others")),
-        Section("cost", "What it took", tables=of("cost", "cost-answers")),
+        Section("cost", "What it took", tables=of("cost", "goodput", "cost-answers")),
         Section("missing", "What is missing", wording.completeness(study), tables=of("missing")),
         Section("provenance", "Where the numbers come from", tables=sources)]
     return [one for one in found if one.figures or one.tables or one.panel or one.anchor == "missing"]

@@ -14,7 +14,7 @@ from typing import Any
 from core.errors import UserError
 from core.files import read_json
 
-TIMING = {"seconds", "tokens_per_second", "samples_per_second", "data_wait", "loss", "goodput"}
+TIMING = {"seconds", "tokens_per_second", "samples_per_second", "data_wait", "loss", "spent"}
 
 
 @dataclass(frozen=True)

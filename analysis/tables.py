@@ -179,38 +179,6 @@ def _change(contrast: Contrast) -> Cell:
     return Cell(points(contrast.effect, True), interval(low, high, True) if np.isfinite(low) else "")
 
 
-def cost_tables(study: Study, answers: Any) -> list[Table]:
-    """Process-hours per stage, and per conclusion: the evaluations that its contrast reads, with their trainings."""
-    costs = study.collected.costs
-    rows = []
-    for stage, group in [*costs.groupby("stage", sort=True), ("all", costs)]:
-        hours = group["process_hours"].sum()
-        rows.append([Cell(str(stage)), Cell(str(len(group))), Cell(_hours(hours)), Cell(_hours(hours / len(group))),
-                     Cell(f"{100 * group['lost_hours'].sum() / hours:.1f} %" if hours else "–"),
-                     Cell(f"{group['redone_steps'].sum():.0f}")])
-    by_stage = Table("cost", "What it took. A process is one rank: a GPU on a cluster, a worker process elsewhere",
-                     ["stage", "runs", "process-hours", "per run", "lost to failures", "steps redone"], rows)
-    hours = costs.set_index("run")["process_hours"]
-    trained = dict(zip(study.collected.scores["run"], study.collected.scores["trained"], strict=True))
-    lines = []
-    for one in answers.all():
-        if one.contrast is None:
-            continue
-        used = np.flatnonzero(np.abs(one.weights) > 1e-12)
-        runs = [run for run, condition in zip(answers.estimates.runs, answers.estimates.condition_of, strict=True)
-                if condition in used]
-        every = {*runs, *(trained[run] for run in runs if trained.get(run))}
-        lines.append([Cell({"ratio": "the claimed ratio", "backbone": "backbones", "text_only": "text-only"}[one.key]),
-                      Cell(str(len(runs))), Cell(_hours(hours.reindex(list(every)).sum()))])
-    by_answer = Table("cost-answers", "What each answer rests on: evaluations in its contrast, and the process-hours "
-                      "of these and their finetuning", ["answer", "evaluations", "process-hours"], lines)
-    return [by_stage, by_answer]
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.3g}"
-
-
 def missing_table(study: Study) -> Table | None:
     """Runs that the answers had to do without."""
     frame = study.collected.missing

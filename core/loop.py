@@ -74,6 +74,7 @@ class Loop:
         self.engine = Engine(model, train, world, runtime.zero_stage, runtime.micro_batch, universal)
         self.damage = Damage()
         self.start, self.skipped, self.elapsed, self.begun = 0, 0, 0.0, time.monotonic()
+        self.spent = dict.fromkeys(("data", "checkpoints", "validation"), 0.0)  # seconds of it, on this rank
         self.names = [stream.name for stream in plan.streams]
 
     def resume(self) -> None:
@@ -82,6 +83,7 @@ class Loop:
             checkpoint.load(self.point, self.engine, self.world)
             self.start, extra = self.point.state.step, dict(self.point.state.extra)
             self.skipped, self.elapsed = extra.pop("skipped"), extra.pop("elapsed")
+            self.spent.update(extra.pop("spent", {}))
             samples, corrupt, longest = extra.pop("damage")
             if self.world.first:  # the sums over ranks go on from one rank's account
                 self.damage.restore(samples, corrupt, longest)
@@ -93,6 +95,7 @@ class Loop:
         feed = iter(batches(self.start))
         for step in range(self.start + 1, self.plan.steps + 1):
             micros, waited, failure = _next(feed)
+            self.spent["data"] += waited
             tokens = self._agree(step, micros, failure)
             losses, norms = self._accumulate(step, micros, tokens)
             rates = self._apply(step, micros, losses, norms)
@@ -106,18 +109,20 @@ class Loop:
     def save(self, step: int) -> None:
         begun = time.monotonic()
         extra = {"monitor": self.monitor.state(), "skipped": self.skipped, "damage": self.agreed_damage,
-                 "elapsed": self.elapsed + time.monotonic() - self.begun}
+                 "spent": self.spent, "elapsed": self.elapsed + time.monotonic() - self.begun}
         state = checkpoint.State(step, self.plan.fingerprint, self.plan.describe(), consumed=consumed(self.plan, step),
                                  extra=extra)
         if self.world.first:  # a phase of its own: saving is no hang
             self.run.heartbeat(step, self.plan.steps, "save", force=True)
         checkpoint.save(self.run, self.engine, self.world, state, self.runtime.keep_checkpoints)
+        self.spent["checkpoints"] += time.monotonic() - begun
         self.monitor.event(step, checkpoint_seconds=round(time.monotonic() - begun, 3))
 
     def result(self) -> dict[str, Any]:
         seconds = self.elapsed + time.monotonic() - self.begun
         total = consumed(self.plan, self.plan.steps)
         return {"steps": self.plan.steps, "seconds": round(seconds, 2), "consumed": total,
+                "spent": {name: round(value, 2) for name, value in self.spent.items()},
                 "realised_ratio": self.plan.realised(self.plan.steps), "loss": self.monitor.loss,
                 "tokens_per_second": round(sum(row["tokens"] for row in total) / max(seconds, 1e-9), 1),
                 "fingerprint": self.plan.fingerprint, "skipped_steps": self.skipped,
@@ -208,8 +213,10 @@ class Loop:
             return {}
         if self.world.first:
             self.run.heartbeat(step, self.plan.steps, "evaluate", force=True)
+        begun = time.monotonic()
         found, samples = self.validator.losses(self.engine), self.validator.samples(self.engine)
         self.monitor.samples(step, samples)
+        self.spent["validation"] += time.monotonic() - begun
         return found
 
     def _check_plan(self) -> None:

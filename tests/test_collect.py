@@ -8,9 +8,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.answers import answer
 from analysis.collect import collect, write_tables
+from analysis.costs import cost_tables
 from analysis.items import load_items
+from analysis.questions import declared
 from analysis.stores import read_stores, training_of
+from analysis.study import study_of
 from core.errors import UserError
 from core.files import read_json, write_json
 from tests.simulated_store import simulate
@@ -68,6 +72,22 @@ def test_two_executions_of_one_study_give_the_same_bytes(store, tmp_path):
     metrics = one.result["metrics"]
     write_json(one.path / "result.json", {**one.result, "metrics": [{**metrics[0], "value": 0.123}, *metrics[1:]]})
     assert write_tables(collect([store]), tmp_path / "c")["table.csv"].read_bytes() != after["table.csv"].read_bytes()
+
+
+def test_hours_are_told_apart(tmp_path):
+    """A finetuning of 49 s that took 52: a training of two ranks, of which it waited 7 s for data and saved for 2."""
+    store = simulate(tmp_path, ratios=(0.2,), backbones=("llama",), text_only=("none",), seeds=(0,), items=20)
+    run = next(run for run in read_stores([store]) if run.stage == "finetune")
+    spent = {"data": 7.0, "checkpoints": 2.0, "validation": 0.0}
+    write_json(run.path / "result.json", {**run.result, "spent": spent})
+    write_json(run.path / "attempts" / "0001.json", {**run.attempts[0], "world_size": 2})
+    collected = collect([store])
+    row = collected.costs.set_index("run").loc[run.id]
+    assert [round(row[f"{name}_hours"] * 1800, 6) for name in ("process", "kept", *spent)] == [52, 49, 7, 2, 0]
+    study = study_of(collected, declared(None))
+    tables = {table.name: table for table in cost_tables(study, answer(study, resample=False))}
+    line = next(line for line in tables["goodput"].rows if line[0].text == "finetune")
+    assert [cell.text for cell in line[1:]] == ["76.9", "13.5", "3.8", "0.0", "5.8"]
 
 
 def test_stores_merge_and_refuse_to_disagree(store, tmp_path):

@@ -57,8 +57,8 @@ def board(path):
 def test_it_changes_nothing_and_says_what_the_model_says(root, stage, size):
     without, path = (finetune_run(root, f"{name}-{stage}", zero_stage=stage, micro_batch=1 + (size == 1),
                                   **more) for name, more in (("without", {}), ("with", {"validation": ASKED})))
-    for one in (without, path):
-        run_ranks(trainruns.train, size, one, timeout=280)
+    plain, asked = (run_ranks(trainruns.train, size, one, timeout=280)[0] for one in (without, path))
+    assert plain["spent"]["validation"] == 0 < asked["spent"]["validation"] < asked["seconds"]
     plain = [{key: value for key, value in record.items() if not key.startswith("validation/")}
              for record in curve(path)]
     assert plain == curve(without)
