@@ -173,22 +173,22 @@ def _describe(ax: Axes, study: Study, title: str, chance: float | None) -> None:
     ax.set_xticks(sorted({round(study.realised(level) * 100) for level in study.levels(study.questions.ratio_axis)}))
     if chance:
         ax.axhline(chance * 100, color=LIGHT.muted, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-        ax.annotate("chance", (0.985, chance * 100), xycoords=("axes fraction", "data"), xytext=(0, -3),
-                    textcoords="offset points", ha="right", va="top", fontsize=7.5, color=LIGHT.muted)
+        ax.annotate("chance", (0.5, chance * 100), xycoords=("axes fraction", "data"), xytext=(0, -3),
+                    textcoords="offset points", ha="center", va="top", fontsize=7.5, color=LIGHT.muted)
 
 
 def _finish(axes: list[Axes], chance: float | None, measure: str) -> None:
-    """What needs all panels drawn: the shared limits, with room for the word below the line of chance."""
+    """What needs all panels drawn: the shared limits, with room for words below the line of chance."""
     axes[0].set_ylabel("items answered correctly (%)" if measure == "score" else f"{measure} (%)")
     low, high = axes[0].get_ylim()
-    axes[0].set_ylim(min(low, chance * 100 - 5) if chance else low, high)
+    axes[0].set_ylim(min(low, chance * 100 - 12) if chance else low, high)
 
 
 def _enough(ax: Axes, answers: Answers) -> None:
     """Shade the ratios among which the smallest that is enough lies."""
     low, high = answers.curve.interval
     ax.axvspan(low * 100 - 0.4, high * 100 + 0.4, color=LIGHT.band, zorder=0, linewidth=0)
-    ax.annotate("smallest ratio\nwithin the margin", ((low + high) * 50, 0.2), xycoords=("data", "axes fraction"),
+    ax.annotate("smallest ratio\nwithin the margin", ((low + high) * 50, 0.015), xycoords=("data", "axes fraction"),
                 ha="center", va="bottom", fontsize=7.5, color=LIGHT.muted)
 
 
