@@ -11,7 +11,6 @@ other data. Both are contrasts of the means, so their intervals are over items a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ def amount(study: Study) -> Amount | None:
     if target is None or base is None or len(target.mean) != len(base.mean):
         return None
     samples = _samples(study, target)
-    keep = np.flatnonzero(_plain(study, target) & (samples > 0).all(axis=1))
+    keep = np.flatnonzero(study.plain(target.conditions) & (samples > 0).all(axis=1))
     total, own = samples[keep].T
     share = own / np.maximum(total, 1)
     fit = np.column_stack([np.ones(len(keep)), np.log2(own), np.log2(share)])
@@ -61,14 +60,3 @@ def _samples(study: Study, estimates: Estimates) -> np.ndarray:
     read = scores.loc[estimates.runs, columns].astype(float).fillna(0.0)
     pairs = np.column_stack([read.sum(axis=1), read[own]])
     return np.array([pairs[estimates.condition_of == number].mean(axis=0) for number in range(len(estimates.mean))])
-
-
-def _plain(study: Study, estimates: Estimates) -> np.ndarray:
-    q = study.questions
-    wanted: list[tuple[str, Any]] = [(q.backbone_axis, q.backbone[0] if q.backbone else None),
-                                     (q.text_axis, q.text_only.get("none"))]
-    keep = np.ones(len(estimates.mean), bool)
-    for axis, level in wanted:
-        if axis in estimates.conditions and level is not None:
-            keep &= (estimates.conditions[axis].astype(str) == str(level)).to_numpy()
-    return keep

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCORE = ("benchmark", "subset", "language", "metric", "slice", "value", "n")
 UNITS = ("sample", "token", "loss_token")
-SPENT = ("data", "checkpoints", "validation")    # as core.loop counts them
+SPENT = ("all", "data", "checkpoints", "validation")    # as core.loop counts them
 FIXED = ("study", "stage", "run", "name", "trained")
 
 
@@ -68,7 +68,7 @@ def score_table(runs: list[Stored], axes: list[str]) -> pd.DataFrame:
     leading = [*FIXED, *(axis_column(axis) for axis in axes), *SCORE]
     empty = {name: pd.Series(dtype="float64" if name in ("value", "n") else "str") for name in leading}
     frame = pd.DataFrame(columns or empty)
-    counts = [name for name in frame.columns if name.startswith("tokens_")]
+    counts = [name for name in frame.columns if name.startswith(("samples_", "tokens_"))]
     frame[counts] = frame[counts].fillna(0).astype("int64")
     order = [*leading, *sorted(set(frame.columns) - set(leading))]
     keys = ["run", "benchmark", "subset", "language", "metric", "slice"]
@@ -97,8 +97,7 @@ def cost_table(runs: list[Stored]) -> pd.DataFrame:
     """Seconds and process-hours per run, and what they went into.
 
     A process is one rank: one GPU on a cluster, one worker process on a machine without. lost: attempts that failed.
-    kept: what the result took, without starts and steps that were redone; of it data: waiting for data; checkpoints:
-    writing them; validation: looking at other items."""
+    spent_*: what training kept, without starts and steps that were redone, in all and by what it went into."""
     import pandas as pd
 
     rows = []
@@ -108,14 +107,12 @@ def cost_table(runs: list[Stored]) -> pd.DataFrame:
         lost = sum(seconds * world for seconds, world, outcome in spans if outcome in ("failed", "lost")) / 3600
         executed = sum(max(0, (a.get("last_step") or 0) - (a.get("first_step") or 0)) for a in run.attempts)
         steps, spent = run.result.get("steps"), run.result.get("spent") or {}
-        world = spans[-1][1] if spans else 0
         rows.append({"run": run.id, "name": run.name, "stage": run.stage, "state": run.state,
                      "attempts": len(run.attempts),
                      "backend": run.attempts[-1].get("backend") if run.attempts else None,
                      "processes": spans[-1][1] if spans else None, "seconds": sum(span[0] for span in spans),
                      "useful_seconds": run.result.get("seconds"), "process_hours": hours, "lost_hours": lost,
-                     "kept_hours": (run.result.get("seconds") or 0.0) * world / 3600,
-                     **{f"{name}_hours": spent.get(name, 0.0) * world / 3600 for name in SPENT},
+                     **{f"spent_{name}": spent[name] / 3600 if name in spent else None for name in SPENT},
                      "steps": steps, "redone_steps": max(0, executed - steps) if steps else 0,
                      "tokens_per_second": run.result.get("tokens_per_second")})
     return pd.DataFrame(rows)

@@ -36,21 +36,22 @@ def cost_tables(study: Study, answers: Any) -> list[Table]:
                       Cell(str(len(runs))), Cell(_hours(hours.reindex(list(every)).sum()))])
     by_answer = Table("cost-answers", "What each answer rests on: evaluations in its contrast, and the process-hours "
                       "of these and their finetuning", ["answer", "evaluations", "process-hours"], lines)
-    return [by_stage, _goodput(costs), by_answer]
+    return [by_stage, *_goodput(costs), by_answer]
 
 
-def _goodput(costs: Any) -> Table:
-    """What the hours of each stage went into, in percent."""
+def _goodput(costs: Any) -> list[Table]:
+    """What the hours of each stage that trains step by step went into, in percent."""
     rows = []
-    for stage, group in costs.groupby("stage", sort=True):
-        hours, kept = group["process_hours"].sum(), group["kept_hours"].sum()
-        spent = [group[f"{name}_hours"].sum() for name in SPENT]
+    for stage, group in costs.dropna(subset=[f"spent_{name}" for name in SPENT]).groupby("stage", sort=True):
+        hours = group["process_hours"].sum()
+        kept, *parts = (group[f"spent_{name}"].sum() for name in SPENT)
         if hours:
-            parts = (kept - sum(spent), *spent, max(hours - kept, 0.0))
-            rows.append([Cell(str(stage)), *(Cell(points(part / hours)) for part in parts)])
-    return Table("goodput", "What the process-hours went into (%). Around it: starting, loading, leaving, and what "
-                 "failed attempts did in vain", ["stage", "work", "waiting for data", "checkpoints", "validation",
-                                                 "around it"], rows)
+            shares = (kept - sum(parts), *parts, max(hours - kept, 0.0))
+            rows.append([Cell(str(stage)), *(Cell(points(share / hours)) for share in shares)])
+    caption = ("What the process-hours of training went into (%); the wait for data is the first rank's. Around it: "
+               "starting, loading, leaving, and what attempts did in vain")
+    heads = ["stage", "work", "waiting for data", "checkpoints", "validation", "around it"]
+    return [Table("goodput", caption, heads, rows)] if rows else []
 
 
 def _hours(hours: float) -> str:

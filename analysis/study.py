@@ -49,8 +49,8 @@ class Study:
         for column, wanted in (("task", benchmark), ("language", language), ("set", group)):
             if wanted and column in frame:
                 mask &= (frame[column] == wanted).to_numpy()
-        if less_alike is not None and "likeness" in frame:
-            mask &= frame["likeness"].fillna(0.0).to_numpy() < less_alike
+        if less_alike is not None:  # false where it is not known
+            mask &= frame["likeness"].to_numpy(float) < less_alike if "likeness" in frame else False
         return mask
 
     def subsets(self, items: Items) -> list[str]:
@@ -95,6 +95,16 @@ class Study:
             return float(level)
         value = column[scores[axis] == level].dropna().mean()
         return float(level) if np.isnan(value) else float(value)
+
+    def plain(self, conditions: pd.DataFrame) -> np.ndarray:
+        """Mask (conditions,): those with the reference backbone and without text-only data."""
+        q = self.questions
+        keep = np.ones(len(conditions), bool)
+        for axis, level in ((q.backbone_axis, q.backbone[0] if q.backbone else None),
+                            (q.text_axis, q.text_only.get("none"))):
+            if axis in conditions and level is not None:
+                keep &= (conditions[axis].astype(str) == str(level)).to_numpy()
+        return keep
 
     def levels(self, axis: str) -> list[Any]:
         if axis not in self.runs:

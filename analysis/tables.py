@@ -138,8 +138,8 @@ def amount_table(study: Study) -> Table | None:
 
 
 def cognate_table(study: Study) -> Table | None:
-    """The deciding score without concepts whose names look alike in both languages: what is above chance at the lowest
-    ratio although the model never read the target language may be read off such names."""
+    """The deciding score without concepts whose names look alike in both languages, of the reference backbone without
+    text-only data: at ratio 0 it has never read the target language, and such names are all that it can know."""
     q = study.questions
     found = [study.estimates(q.target_language, less_alike=limit) for limit in (None, *LESS_ALIKE.values())]
     sizes = [e.by_item.shape[1] for e in found if e is not None]
@@ -147,16 +147,18 @@ def cognate_table(study: Study) -> Table | None:
         return None
     names = ["all", *(f"chrF < {limit:.0f}" for limit in LESS_ALIKE.values())]
     heads = [head for name, size in zip(names, sizes, strict=True) for head in (f"{name} ({size})", "change")]
-    return Table("cognates", f"{q.benchmark.replace('_', ' ')} in {study.target}, of all concepts and of those whose "
-                 f"names in {study.target} and {study.base} are less alike (chrF; how many); change against the lowest "
-                 "ratio", [f"{study.target} ratio", *heads], _against_first(study, found))
+    who = f"{q.backbone[0]}, " if q.backbone else ""
+    return Table("cognates", f"{who}{q.benchmark.replace('_', ' ')} in {study.target}, of all concepts and of those "
+                 f"whose names in {study.target} and {study.base} are less alike (chrF; how many); change against the "
+                 "lowest ratio", [f"{study.target} ratio", *heads], _against_first(study, found, plain=True))
 
 
-def _against_first(study: Study, found: list[Estimates]) -> list[list[Cell]]:
-    """Rows per ratio: for each of the estimates the mean and its change against the lowest ratio."""
+def _against_first(study: Study, found: list[Estimates], plain: bool = False) -> list[list[Cell]]:
+    """Rows per ratio: for each of the estimates the mean and its change against the lowest ratio. `plain`: of the
+    reference backbone without text-only data, else of all conditions in balance."""
     axis = study.questions.ratio_axis
     levels = study.levels(axis)
-    weights = [balanced(estimates.conditions, axis, levels) for estimates in found]
+    weights = [balanced(one.conditions, axis, levels, study.plain(one.conditions) if plain else None) for one in found]
     if any(w is None for w in weights):
         return []
     rows = []

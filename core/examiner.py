@@ -188,7 +188,7 @@ def describe(question: Question, language: str) -> Row:
     return {"item": question.id, "subset": question.subset.subset, "task": question.task, "kind": question.kind,
             "language": language, "set": str(meta.get("set", "")), "style": str(meta.get("style", "")),
             "category": str(meta.get("category", "")), "concept": str(meta.get("concept", "")),
-            "likeness": float(meta.get("likeness") or 0.0),
+            "likeness": meta.get("likeness"),
             "prompt": str(prompt.get(language, "")) if isinstance(prompt, dict) else "",
             "options": list(options.get(language) or ()) if isinstance(options, dict) else [],
             "references": list(references.get(language) or ()) if isinstance(references, dict) else [],

@@ -28,6 +28,9 @@ from core.run import Run
 from core.stream import Damage, Packed
 from core.validation import Validator
 
+# seconds times ranks that count in the result: in all, and of it waiting for data (the first rank's wait), writing
+# checkpoints, validation
+SPENT = ("all", "data", "checkpoints", "validation")
 Batches = Callable[[int], Iterable[list[Packed]]]
 
 
@@ -74,7 +77,7 @@ class Loop:
         self.engine = Engine(model, train, world, runtime.zero_stage, runtime.micro_batch, universal)
         self.damage = Damage()
         self.start, self.skipped, self.elapsed, self.begun = 0, 0, 0.0, time.monotonic()
-        self.spent = dict.fromkeys(("data", "checkpoints", "validation"), 0.0)  # seconds of it, on this rank
+        self.spent = dict.fromkeys(SPENT, 0.0)
         self.names = [stream.name for stream in plan.streams]
 
     def resume(self) -> None:
@@ -95,7 +98,7 @@ class Loop:
         feed = iter(batches(self.start))
         for step in range(self.start + 1, self.plan.steps + 1):
             micros, waited, failure = _next(feed)
-            self.spent["data"] += waited
+            self._spend("data", waited)
             tokens = self._agree(step, micros, failure)
             losses, norms = self._accumulate(step, micros, tokens)
             rates = self._apply(step, micros, losses, norms)
@@ -109,20 +112,20 @@ class Loop:
     def save(self, step: int) -> None:
         begun = time.monotonic()
         extra = {"monitor": self.monitor.state(), "skipped": self.skipped, "damage": self.agreed_damage,
-                 "spent": self.spent, "elapsed": self.elapsed + time.monotonic() - self.begun}
+                 "spent": self._spent(), "elapsed": self.elapsed + time.monotonic() - self.begun}
         state = checkpoint.State(step, self.plan.fingerprint, self.plan.describe(), consumed=consumed(self.plan, step),
                                  extra=extra)
         if self.world.first:  # a phase of its own: saving is no hang
             self.run.heartbeat(step, self.plan.steps, "save", force=True)
         checkpoint.save(self.run, self.engine, self.world, state, self.runtime.keep_checkpoints)
-        self.spent["checkpoints"] += time.monotonic() - begun
+        self._spend("checkpoints", time.monotonic() - begun)
         self.monitor.event(step, checkpoint_seconds=round(time.monotonic() - begun, 3))
 
     def result(self) -> dict[str, Any]:
         seconds = self.elapsed + time.monotonic() - self.begun
         total = consumed(self.plan, self.plan.steps)
         return {"steps": self.plan.steps, "seconds": round(seconds, 2), "consumed": total,
-                "spent": {name: round(value, 2) for name, value in self.spent.items()},
+                "spent": {name: round(value, 2) for name, value in self._spent().items()},
                 "realised_ratio": self.plan.realised(self.plan.steps), "loss": self.monitor.loss,
                 "tokens_per_second": round(sum(row["tokens"] for row in total) / max(seconds, 1e-9), 1),
                 "fingerprint": self.plan.fingerprint, "skipped_steps": self.skipped,
@@ -216,8 +219,16 @@ class Loop:
         begun = time.monotonic()
         found, samples = self.validator.losses(self.engine), self.validator.samples(self.engine)
         self.monitor.samples(step, samples)
-        self.spent["validation"] += time.monotonic() - begun
+        self._spend("validation", time.monotonic() - begun)
+        self.monitor.pause(time.monotonic() - begun)
         return found
+
+    def _spend(self, what: str, seconds: float) -> None:
+        self.spent[what] += seconds * self.world.size
+
+    def _spent(self) -> dict[str, float]:
+        """With the time since this attempt began, whatever number of ranks the ones before it had."""
+        return {**self.spent, "all": self.spent["all"] + (time.monotonic() - self.begun) * self.world.size}
 
     def _check_plan(self) -> None:
         if self.point is not None and self.point.state.fingerprint != self.plan.fingerprint:

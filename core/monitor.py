@@ -93,14 +93,18 @@ class Monitor:
         """Answers as a table and the images that were asked about, for TensorBoard."""
         if not self.writes or not samples:
             return
-        board, files = self._writer(step), list(dict.fromkeys(one.image for one in samples if one.image))
+        board, files = self._writer(step), list(dict.fromkeys(one.image for one in samples))
         for number, image in enumerate(files, 1):
             board.add_image(f"validation/image {number}", thumbnail(image), step, dataformats="HWC")
-        rows = [f"| {files.index(one.image) + 1 if one.image else ''} | {one.language} | "
+        rows = [f"| {files.index(one.image) + 1} | {one.language} | "
                 + " | ".join(" ".join(text.replace("|", "¦").split()) for text in
                              (one.question.replace(IMAGE, ""), one.answer, one.reference)) + " |" for one in samples]
         head = "| image | language | question | answer | reference |\n|---|---|---|---|---|\n"
         board.add_text("validation/answers", head + "\n".join(rows), step)
+
+    def pause(self, seconds: float) -> None:
+        """Leave out of the speed of the next record what was no training."""
+        self._since["start"] += seconds
 
     def close(self) -> None:
         if self._board is not None:

@@ -14,7 +14,8 @@ Row = dict[str, Any]
 LESS_ALIKE = {"no cognates": 50.0, "unlike": 10.0}  # items whose two names are less alike than this chrF
 SLICES: dict[str, Callable[[Row], bool]] = {
     "all": lambda row: True, "A": lambda row: row["set"] == "A", "B": lambda row: row["set"] == "B",
-    **{name: lambda row, limit=limit: row["likeness"] < limit for name, limit in LESS_ALIKE.items()}}
+    **{name: lambda row, limit=limit: row["likeness"] is not None and row["likeness"] < limit
+       for name, limit in LESS_ALIKE.items()}}
 
 
 def judge(rows: Sequence[Row], blank: Mapping[tuple[str, str], float], identifier: score.LanguageIdentifier | None

@@ -9,9 +9,10 @@ Not here: the scores that a study is judged by (core.evaluate).
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,20 @@ from core.distributed import World
 from core.encode import Encoded, Encoder
 from core.errors import UserError
 from core.questions import Question, check, select
+from core.shards import Corrupt
 
 if TYPE_CHECKING:
     from core.engine import Engine
+
+
+log = logging.getLogger("begira")
 
 
 @dataclass
 class Sample:
     """One question as it was asked and answered; `image` is the file."""
 
-    image: bytes | None
+    image: bytes
     language: str
     question: str
     answer: str
@@ -41,24 +46,22 @@ class Sample:
 
 
 class Validator:
-    """The items of one run, read and encoded once."""
+    """The items of one run, read and encoded once: afterwards no file is read."""
 
     def __init__(self, settings: Validation, languages: Sequence[str], data_root: Path | str, encoder: Encoder,
                  world: World, micro_batch: int):
-        """Raises UserError if the subset holds no item that can be asked in all `languages`."""
+        """A collective. Raises UserError if the subset holds no item that can be asked in all `languages`."""
         self.settings, self.languages, self.encoder, self.world = settings, list(languages), encoder, world
         task = Task(settings.data, settings.subset, [settings.task] if settings.task else [], settings.items)
-        asked = [question for question in select([task], data_root) if self._whole(question)]
-        if not asked:
-            raise UserError(f"{settings.data}/{settings.subset} has no item with image and answer in "
-                            f"{' and '.join(self.languages)}: choose another runtime.validation.subset")
-        self.shown = asked[:settings.shown]
-        documents = [Document(self._encode(question, language), number, question.id)
-                     for question in asked for number, language in enumerate(self.languages)]
-        batches = [documents[start:start + micro_batch] for start in range(0, len(documents), micro_batch)]
+        questions = select([task], data_root)
+        kept = world.share(self._whole(questions) if world.first else None)  # one rank decides: all ask the same
+        asked = [(questions[place], number) for place in kept for number in range(len(self.languages))]
+        batches = [asked[start:start + micro_batch] for start in range(0, len(asked), micro_batch)]
         mine = batches[world.rank::world.size]
         mine += [[]] * (-(-len(batches) // world.size) - len(mine))
-        self.batches = [collate([[one] for one in batch] or [[]], encoder.pad_id) for batch in mine]
+        self.batches = [collate([[Document(self._encode(*one), one[1], one[0].id)] for one in batch] or [[]],
+                                encoder.pad_id) for batch in mine]
+        self.shown = [self._shown(*one) for one in asked[:settings.shown * len(self.languages)]]
 
     def losses(self, engine: Engine) -> dict[str, float]:
         """{"validation/loss/eu": nats per token of the right answers}, the same on every rank. A collective."""
@@ -75,48 +78,60 @@ class Validator:
 
     def samples(self, engine: Engine) -> list[Sample]:
         """Greedy answers to the first `shown` items in every language. A collective: all ranks compute the same."""
-        asked = [(question, language) for question in self.shown for language in self.languages]
-        prompts = [self.encoder.prompt(question.record["prompt"][language]) for question, language in asked]
-        if not prompts:
+        if not self.shown:
             return []
-        pixels = [self._pixels(question) for question, _ in asked]
-        said: list[list[int]] = [[] for _ in asked]
+        said: list[list[int]] = [[] for _ in self.shown]
         with _evaluating(engine):
             for _ in range(self.settings.max_new_tokens):
-                rows = [np.concatenate([prompt, words]).astype(np.int64)
-                        for prompt, words in zip(prompts, said, strict=True)]
-                found = engine.forward(*_inputs(self._open(rows, pixels), engine.device), True)
+                found = engine.forward(*_inputs(self._open(said), engine.device), True)
                 for words, token in zip(said, found.tolist(), strict=True):
                     words.append(token)
-        return [Sample(question.image(), language, question.record["prompt"][language], self._text(words),
-                       _reference(question, language)) for (question, language), words in zip(asked, said, strict=True)]
+        return [replace(sample, answer=self._text(words))
+                for (sample, _, _), words in zip(self.shown, said, strict=True)]
 
-    def _open(self, rows: Sequence[np.ndarray], pixels: Sequence[np.ndarray]) -> Packed:
-        """Rows whose last token is to be followed: it alone is marked in the labels."""
-        packed = collate([[Document(Encoded(ids, np.zeros(len(ids), bool), image), 0, "")]
-                          for ids, image in zip(rows, pixels, strict=True)], self.encoder.pad_id)
+    def _open(self, said: Sequence[Sequence[int]]) -> Packed:
+        """The shown prompts with what has been said so far: the last token alone is marked in the labels."""
+        rows = [np.concatenate([prompt, words]).astype(np.int64)
+                for (_, prompt, _), words in zip(self.shown, said, strict=True)]
+        packed = collate([[Document(Encoded(ids, np.zeros(len(ids), bool), pixels), 0, "")]
+                          for ids, (_, _, pixels) in zip(rows, self.shown, strict=True)], self.encoder.pad_id)
         for row, ids in enumerate(rows):
             packed.labels[row, len(ids) - 1] = 0
         return packed
 
-    def _whole(self, question: Question) -> bool:
-        try:
-            for language in self.languages:
-                check(question.record, language)
-                self._encode(question, language)
-        except Exception:  # a broken item is the evaluation's to report
-            return False
-        return True
+    def _whole(self, questions: Sequence[Question]) -> list[int]:
+        """Places of the items that can be asked with an image in every language; the others are counted in the log."""
+        kept, reasons = [], []
+        for place, question in enumerate(questions):
+            try:
+                for number, language in enumerate(self.languages):
+                    check(question.record, language)
+                    if self._encode(question, number).pixels is None:
+                        raise ValueError("it has no image")
+                kept.append(place)
+            except (Corrupt, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+                reasons.append(f"{question.id}: {type(error).__name__}: {error}")
+        name = f"{self.settings.data}/{self.settings.subset}"
+        if not kept:
+            raise UserError(f"{name} has no item with image and answer in {' and '.join(self.languages)} "
+                            f"({reasons[0] if reasons else 'it is empty'}): choose another runtime.validation.subset")
+        if reasons:
+            log.warning("%d of %d items of %s cannot be asked and are left out; the first is %s", len(reasons),
+                        len(questions), name, reasons[0])
+        return kept
 
-    def _encode(self, question: Question, language: str) -> Encoded:
+    def _encode(self, question: Question, number: int) -> Encoded:
+        language = self.languages[number]
         turns = [{"role": "user", "content": question.record["prompt"][language]},
                  {"role": "assistant", "content": _reference(question, language)}]
         return self.encoder.encode({"id": question.id, "turns": {language: turns}}, language, question.image())
 
-    def _pixels(self, question: Question) -> np.ndarray:
-        from core.pixels import open_image
-
-        return self.encoder.pixels(open_image(question.image()))[None]
+    def _shown(self, question: Question, number: int) -> tuple[Sample, np.ndarray, np.ndarray]:
+        """The sample without its answer, the prompt's ids and the pixels."""
+        language = self.languages[number]
+        prompt = question.record["prompt"][language]
+        sample = Sample(question.image(), language, prompt, "", _reference(question, language))
+        return sample, self.encoder.prompt(prompt), self._encode(question, number).pixels
 
     def _text(self, ids: list[int]) -> str:
         text = self.encoder.tokenizer.decode(ids, skip_special_tokens=False)

@@ -161,7 +161,7 @@ def _evaluation(entry: Mapping[str, Any], readers: list[Reader]) -> dict[str, An
     sides = {part: {lang: item[part] for lang, item in items.items()} for part in ("prompt", "options", "references")}
     return {"task": entry["task"], "kind": one["kind"], **sides, "options": sides["options"] if one["options"] else {},
             "answer": one["answer"],
-            "meta": {"concept": "", "set": "all", "style": "", "category": "", "likeness": 0.0}}
+            "meta": {"concept": "", "set": "all", "style": "", "category": ""}}
 
 
 def _documents(record: dict[str, Any], turns: dict[str, Any], characters: int) -> Iterator[Sample]:

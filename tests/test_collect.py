@@ -46,6 +46,7 @@ def test_every_metric_of_every_run_is_a_row_with_axes_and_what_was_consumed(stor
     assert row["tokens_image_eu"] == 0.25 * row["tokens_image_en"] > 0
     assert row["tokens_text_eu"] == 80000
     assert set(scores.loc[scores["text_only"] == "none", "tokens_text_eu"]) == {0}
+    assert set(scores.loc[scores["target_ratio"] == 0, "samples_image_eu"]) == {0}
     one = evaluations(store)[0]
     wanted = pd.DataFrame(one.result["metrics"])
     got = scores[scores["run"] == one.id]
@@ -75,19 +76,24 @@ def test_two_executions_of_one_study_give_the_same_bytes(store, tmp_path):
 
 
 def test_hours_are_told_apart(tmp_path):
-    """A finetuning of 49 s that took 52: a training of two ranks, of which it waited 7 s for data and saved for 2."""
+    """Two attempts, of 20 s on two ranks and of 32 s on eight, and what the loop counted of them, in seconds times
+    ranks."""
     store = simulate(tmp_path, ratios=(0.2,), backbones=("llama",), text_only=("none",), seeds=(0,), items=20)
     run = next(run for run in read_stores([store]) if run.stage == "finetune")
-    spent = {"data": 7.0, "checkpoints": 2.0, "validation": 0.0}
+    spent = {"all": 270.0, "data": 30.0, "checkpoints": 3.0, "validation": 0.0}
     write_json(run.path / "result.json", {**run.result, "spent": spent})
-    write_json(run.path / "attempts" / "0001.json", {**run.attempts[0], "world_size": 2})
+    first = {**run.attempts[0], "world_size": 2, "outcome": "stopped"}
+    write_json(run.path / "attempts" / "0001.json", {**first, "ended": first["started"] + 20})
+    write_json(run.path / "attempts" / "0002.json", {**first, "attempt": 2, "world_size": 8, "outcome": "done",
+                                                     "started": first["started"] + 90, "ended": first["started"] + 122})
     collected = collect([store])
     row = collected.costs.set_index("run").loc[run.id]
-    assert [round(row[f"{name}_hours"] * 1800, 6) for name in ("process", "kept", *spent)] == [52, 49, 7, 2, 0]
+    assert row["process_hours"] * 3600 == pytest.approx(20 * 2 + 32 * 8)
+    assert {name: row[f"spent_{name}"] * 3600 for name in spent} == pytest.approx(spent)
     study = study_of(collected, declared(None))
     tables = {table.name: table for table in cost_tables(study, answer(study, resample=False))}
-    line = next(line for line in tables["goodput"].rows if line[0].text == "finetune")
-    assert [cell.text for cell in line[1:]] == ["76.9", "13.5", "3.8", "0.0", "5.8"]
+    assert [[cell.text for cell in line] for line in tables["goodput"].rows] == [
+        ["finetune", "80.1", "10.1", "1.0", "0.0", "8.8"]]  # no other stage counts
 
 
 def test_stores_merge_and_refuse_to_disagree(store, tmp_path):

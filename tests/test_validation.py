@@ -9,7 +9,9 @@ import trainruns
 from ranks import run_ranks
 from trainruns import STEPS, curve, finetune_run, site, weights
 
-from core.config import Task
+from core.assemble import assemble
+from core.config import Model, Task, Validation
+from core.distributed import joined
 from core.encode import Encoder
 from core.errors import UserError
 from core.examiner import Examiner
@@ -18,6 +20,8 @@ from core.likelihood import Choice, image_features, option_scores
 from core.model import load_run_model
 from core.pixels import open_image
 from core.questions import select
+from core.run import Run
+from core.validation import Validator
 from data_tools.dataset import Sample, building
 
 ITEMS, SHOWN, NEW = 7, 2, 5      # 14 documents: neither 2 ranks nor micro-batches of 3 divide them
@@ -29,6 +33,8 @@ def root(tmp_path_factory):
     root = site(tmp_path_factory.mktemp("site"))
     with building(root / "data" / "asked", "asked", ["en", "eu"]) as writer:
         writer.subset("dev", "evaluation", map(item, range(500, 500 + ITEMS)))
+        writer.subset("mixed", "evaluation", [*map(item, range(600, 605)), *broken()])
+        writer.subset("broken", "evaluation", broken())
         writer.finish([{"name": "test", "version": "1", "licence": "CC0", "origin": "made"}])
     return root
 
@@ -41,6 +47,13 @@ def item(number):
     return Sample({**sample.record, "task": "describe", "kind": "generate", "prompt": sides["prompt"], "options": {},
                    "answer": -1, "references": {language: [text] for language, text in sides["references"].items()},
                    "meta": {"concept": str(number)}}, sample.image)
+
+
+def broken():
+    """An image that is none, and a question without image."""
+    one, other = item(700), item(701)
+    words = {language: text.replace("\n<image>", "") for language, text in other.record["prompt"].items()}
+    return [Sample(one.record, b"no image"), Sample({**other.record, "prompt": words}, None)]
 
 
 def validated(path):
@@ -110,12 +123,42 @@ def test_losses_do_not_depend_on_ranks_or_micro_batches(root):
     assert found[0] == pytest.approx(found[1], rel=1e-4) and all(math.isfinite(value) for value in found[0].values())
 
 
+def work(root, flaky):
+    """Documents per batch and shown samples of this rank; rank `flaky` cannot read one image for a moment."""
+    run = Run(root / "runs" / "study" / "finetune" / "built")
+    folders = [run.parent(role).path / "model" for role in ("encoder", "backbone")]
+    with joined(1) as world:
+        assembled = assemble(*folders, Model(), torch.float32, 0)
+        processor = assembled.processor
+        encoder = Encoder(processor.tokenizer, processor.image_processor, assembled.image_tokens, 100)
+        if world.rank == flaky:
+            plain, calls = encoder.read_image, []
+
+            def read(image):
+                calls.append(1)
+                if len(calls) == 3:
+                    raise OSError("the file system is slow today")
+                return plain(image)
+
+            encoder.read_image = read
+        made = Validator(Validation(**{**ASKED, "subset": "mixed"}), ("en", "eu"), root / "data", encoder, world, 2)
+        return [len([key for key in batch.keys if key]) for batch in made.batches], len(made.shown)
+
+
+def test_all_ranks_ask_the_same_items_whatever_one_of_them_cannot_read(root):
+    finetune_run(root, "built")
+    whole = run_ranks(work, 2, root, None, timeout=120)
+    assert whole == [([2, 2, 2], 2 * SHOWN), ([2, 2, 0], 2 * SHOWN)]        # 5 items of 7, in two languages
+    assert run_ranks(work, 2, root, 0, timeout=120) == [([2, 2], 2 * SHOWN), ([2, 2], 2 * SHOWN)]  # 4 of 7
+
+
 @pytest.mark.parametrize(("changes", "message"), [
+    ({"subset": "broken"}, "no item with image and answer in en and eu"),
     ({"every": 3, "log_every": 2}, "multiple of runtime.log_every, 2"),
     ({"subset": "nothing"}, "nothing"), ({"task": "naming"}, "no task 'naming'")])
 def test_settings_that_cannot_work_end_before_the_first_step(root, changes, message):
     log_every = changes.pop("log_every", 1)
-    path = finetune_run(root, f"bad-{'-'.join(changes)}", log_every=log_every, validation={**ASKED, **changes})
+    path = finetune_run(root, f"bad-{'-'.join(map(str, changes.values()))}", log_every=log_every, validation={**ASKED, **changes})
     with pytest.raises((UserError, AssertionError), match=message):
         run_ranks(trainruns.train, 1, path, timeout=120)
     assert not (path / "metrics.jsonl").exists()
