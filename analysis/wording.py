@@ -96,9 +96,11 @@ def _backbone(study: Study, answers: Answers, one: Answer) -> str:
 def _text_only(study: Study, answers: Answers, one: Answer) -> str:
     control = one.details["against"] == "control"
     against = f"equally many steps on {study.base} text" if control else "no text-only data"
-    change = "raises" if one.effect >= 0 else "lowers"
-    text = (f"Against {against}, {study.target} text {change} the {study.target} score by "
-            f"{points(abs(one.effect))} points {interval(one.low, one.high, True)}.")
+    size = points(abs(one.effect))
+    change = "raises" if one.effect > 0 else "lowers"
+    moved = f"leaves the {study.target} score where it is, to 0.1" if size == points(0.0) else \
+        f"{change} the {study.target} score by {size}"
+    text = f"Against {against}, {study.target} text {moved} points {interval(one.low, one.high, True)}."
     if one.verdict == "no":
         text += (" It does harm." if one.high < 0 else
                  f" A gain of {points(study.questions.margin)} points or more is ruled out.")
