@@ -13,6 +13,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import read_json
+from experiments.store import SHARED
 
 TIMING = {"seconds", "tokens_per_second", "samples_per_second", "data_wait", "loss", "spent"}
 
@@ -65,7 +66,8 @@ def read_stores(study_dirs: Iterable[Path | str]) -> list[Stored]:
     Raises UserError for a directory without runs and for two finished copies of a run that disagree."""
     merged: dict[str, Stored] = {}
     for directory in map(Path, study_dirs):
-        found = [_read(path.parent) for path in sorted(directory.glob("*/*/spec.json"))]
+        shared = read_json(directory / SHARED, {})
+        found = [_read(path.parent, shared.get(path.parent.name)) for path in sorted(directory.glob("*/*/spec.json"))]
         if not found:
             raise UserError(f"no runs in {directory}: `begira submit GRID` makes them, or give the folder that holds "
                             "the stages (encoder, align, finetune, ...)")
@@ -74,10 +76,10 @@ def read_stores(study_dirs: Iterable[Path | str]) -> list[Stored]:
     return sorted(merged.values(), key=lambda run: (run.stage, run.id))
 
 
-def _read(path: Path) -> Stored:
+def _read(path: Path, spec: dict[str, Any] | None) -> Stored:
     attempts = [read_json(file) for file in sorted((path / "attempts").glob("[0-9]*.json")) if file.stem.isdigit()]
-    return Stored(path, read_json(path / "spec.json"), read_json(path / "result.json", {}), (path / "DONE").exists(),
-                  attempts)
+    return Stored(path, spec or read_json(path / "spec.json"), read_json(path / "result.json", {}),
+                  (path / "DONE").exists(), attempts)
 
 
 def _agreed(one: Stored, two: Stored) -> Stored:

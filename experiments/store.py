@@ -1,6 +1,6 @@
 """Run directories: where they are, how one is created, what one holds. Files are the database; nothing else is kept.
 
-    runs/<study>/study.yaml  journal.jsonl  code/<hash>.diff
+    runs/<study>/study.yaml  journal.jsonl  shared.json  code/<hash>.diff
     runs/<study>/<stage>/<run id>/config.yaml  spec.json  env.json  attempts/  request.json  ...
 
 Reading never writes. Attempts are opened and closed by `experiments.attempts`.
@@ -21,6 +21,8 @@ from core.files import append_line, read_json, write_json, write_text
 from experiments.attempts import list_attempts
 from experiments.expand import Desired, Study
 from experiments.state import Attempt
+
+SHARED = "shared.json"
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,10 @@ def done_elsewhere(run: Desired) -> Path | None:
 
 
 def share(runs: Iterable[Desired]) -> list[Desired]:
-    """Link runs that another study has done into this one's folder, so that nothing is computed twice; returns them."""
-    linked = []
+    """Link runs that another study has done into this one's folder, so that nothing is computed twice; returns them.
+
+    What they are called here, and where they stand on this study's axes, is in shared.json: a spec for each."""
+    linked, specs = [], {}
     for run in runs:
         path = run_path(run)
         if path.is_symlink() and not path.exists():
@@ -120,6 +124,12 @@ def share(runs: Iterable[Desired]) -> list[Desired]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(os.path.relpath(elsewhere, path.parent))
             linked.append(run)
+        if path.is_symlink():
+            specs.setdefault(study_path(run.study), {})[run.id] = run.spec()
+    for folder, found in specs.items():
+        known = read_json(folder / SHARED, {})
+        if {**known, **found} != known:
+            write_json(folder / SHARED, {**known, **found})
     return linked
 
 

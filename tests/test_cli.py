@@ -66,6 +66,23 @@ def test_what_another_study_has_done_is_not_done_again(tmp_path):
     begira("logs", row["id"])
 
 
+def test_a_taken_over_run_stands_on_the_axes_of_the_study_that_reads_it(tmp_path):
+    from analysis.stores import read_stores
+
+    begira = Begira(tmp_path)
+    begira("submit", TINY, "target_ratio=0", "backbone=llama")
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(f"inherit: {TINY}\naxes: {{target_ratio: {{values: [0]}}, backbone: [llama], steps: {{key: "
+                      "finetune.steps, values: [6, 7], name: 'n{}'}}\n")
+    begira("submit", str(longer))
+    trained = [run for run in read_stores([begira.runs / "longer"]) if run.stage == "finetune"]
+    assert sorted(run.path.is_symlink() for run in trained) == [False, True]
+    assert {(run.axes["steps"], run.spec["study"]) for run in trained} == {(6, "longer"), (7, "longer")}
+    assert len({run.name for run in trained}) == 2
+    (before,) = [run for run in read_stores([begira.runs / "tiny"]) if run.stage == "finetune"]
+    assert "steps" not in before.axes
+
+
 def test_logs(done):
     (row,) = done.json("status", TINY, "stage=encoder")
     done("logs", row["id"])

@@ -158,7 +158,8 @@ def test_all_ranks_ask_the_same_items_whatever_one_of_them_cannot_read(root):
     ({"subset": "nothing"}, "nothing"), ({"task": "naming"}, "no task 'naming'")])
 def test_settings_that_cannot_work_end_before_the_first_step(root, changes, message):
     log_every = changes.pop("log_every", 1)
-    path = finetune_run(root, f"bad-{'-'.join(map(str, changes.values()))}", log_every=log_every, validation={**ASKED, **changes})
+    name = f"bad-{'-'.join(map(str, changes.values()))}"
+    path = finetune_run(root, name, log_every=log_every, validation={**ASKED, **changes})
     with pytest.raises((UserError, AssertionError), match=message):
         run_ranks(trainruns.train, 1, path, timeout=120)
     assert not (path / "metrics.jsonl").exists()
