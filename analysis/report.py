@@ -28,6 +28,7 @@ from analysis.tables import (
     Cell,
     Table,
     amount_table,
+    axes_table,
     benchmark_tables,
     cognate_table,
     loss_table,
@@ -83,7 +84,7 @@ def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out
 
 def _tables(study: Study, answers: Answers, judgements: Path) -> dict[str, Table | None]:
     found = [*benchmark_tables(study), transfer_table(study), loss_table(study), amount_table(study),
-             cognate_table(study), other_table(study),
+             axes_table(study), cognate_table(study), other_table(study),
              *judge_tables(study.collected.runs, judgements, study.questions.seed_axis),
              *cost_tables(study, answers), missing_table(study)]
     return {table.name: table for table in found if table is not None}
@@ -142,6 +143,7 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
                 of("transfer")),
         Section("loss", f"What {study.base} loses", wording.loss(study), tables=of("loss")),
         Section("amount", "Share or amount", wording.share_or_amount(study), tables=of("amount")),
+        Section("axes", "What else was varied", tables=of("axes")),
         Section("cognates", "Names that look alike", tables=of("cognates")),
         Section("controls", "Controls and language of the answers", tables=of("others")),
         Section("cost", "What it took", tables=of("cost", "goodput", "cost-answers")),

@@ -137,6 +137,27 @@ def amount_table(study: Study) -> Table | None:
                  [f"{study.target} share", f"{study.target} samples", "samples in all", study.target, study.base], rows)
 
 
+def axes_table(study: Study) -> Table | None:
+    """What the levels of a study's further axes do (human against machine translation, say), the others in balance."""
+    q = study.questions
+    found = [study.estimates(language) for language in (q.target_language, q.base_language)]
+    if any(one is None for one in found):
+        return None
+    rows = []
+    for axis in study.axes:
+        levels = study.levels(axis)
+        weights = [balanced(one.conditions, axis, levels) for one in found]
+        if axis in (q.ratio_axis, q.backbone_axis, q.text_axis) or len(levels) < 2 or any(w is None for w in weights):
+            continue
+        for number, level in enumerate(levels):
+            cells = [cell for one, w in zip(found, weights, strict=True) for cell in
+                     (_mean(one.contrast(w[number])), _change(one.contrast(w[number] - w[0])) if number else Cell("–"))]
+            rows.append([Cell(axis.replace("_", " ") if not number else ""), Cell(str(level)), *cells])
+    return Table("axes", f"{q.benchmark.replace('_', ' ')} by what else was varied; change against the first level",
+                 ["axis", "level", study.target, "change", study.base, "change"], rows, labels=2) \
+        if rows else None
+
+
 def cognate_table(study: Study) -> Table | None:
     """The deciding score without concepts whose names look alike in both languages, of the reference backbone without
     text-only data: at ratio 0 it has never read the target language, and such names are all that it can know."""

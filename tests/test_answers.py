@@ -11,6 +11,7 @@ from analysis.collect import collect
 from analysis.further import further_points, next_grid, wanted_seeds, write_grid
 from analysis.questions import declared, settled
 from analysis.study import study_of
+from analysis.tables import axes_table
 from analysis.wording import question, sentence, share_or_amount, verdict
 from benchmarks.simulate_studies import Simulated, World, errors_over_looks, grid, truths, validity
 from core.errors import UserError
@@ -72,6 +73,9 @@ def test_share_and_amount_are_told_apart(tmp_path):
         low, high = one.interval()
         assert low < right < high and one.effect == pytest.approx(right, abs=.015)
     assert "half of all data: −" in share_or_amount(study)[0]
+    rows = axes_table(study).rows
+    assert [(row[0].text, row[1].text) for row in rows] == [("samples", "8000"), ("", "16000"), ("", "32000")]
+    assert [float(row[3].text) for row in rows[1:]] == pytest.approx([5.0, 10.0], abs=1.5)
     together = simulate(tmp_path, "together", **settings)
     assert amount(study_of(collect([together]), declared({"analysis": {"set": ""}}))) is None
 
