@@ -153,9 +153,9 @@ class Subset:
                 os.posix_fadvise(self._descriptor(int(shards[a])), int(starts[a]), int(ends[b] - starts[a]),
                                  os.POSIX_FADV_WILLNEED)
 
-    def close(self) -> None:
+    def close(self, close: Any = os.close) -> None:  # when the interpreter ends, `os` may be gone before this object
         while self._open:
-            os.close(self._open.popitem()[1])
+            close(self._open.popitem()[1])
 
     def __del__(self) -> None:
         if hasattr(self, "_open"):
