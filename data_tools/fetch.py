@@ -23,6 +23,7 @@ from core.errors import UserError
 from core.files import replacing, sha256
 
 TIMEOUT = 600  # seconds that one call of a client may take
+PATIENCE = {"npm_config_fetch_retries": "1"}  # a second try after 10 s; npm's own third one comes a minute later
 OFFLINE = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ENOTCACHED|EHOSTUNREACH|"
                       r"Temporary failure|Could not resolve|Failed to establish|Connection refused|Cannot connect|"
                       r"Network is unreachable|Max retries|timed out|NewConnectionError|from versions: none",
@@ -158,7 +159,7 @@ def call(command: list[str], folder: str | Path) -> subprocess.CompletedProcess[
     """Run a client in `folder` with its output captured. Raises UserError if it is missing or does not answer."""
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT,
-                              stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C.UTF-8"})
+                              stdin=subprocess.DEVNULL, env={**PATIENCE, **os.environ, "LC_ALL": "C.UTF-8"})
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is missing: install it, or add its folder to PATH") from error
     except subprocess.TimeoutExpired as error:
