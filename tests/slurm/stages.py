@@ -74,7 +74,8 @@ def interrupt(run: Run, kind: str, step: int) -> None:
         subprocess.run(["sbatch", "-p", "high", "--nodes=4", "--exclusive", "--time=1", "-o", "/dev/null", "--wrap",
                         "sleep 1"], check=True)
     elif not kind:
-        subprocess.run(["scancel", "--signal=USR2", os.environ["SLURM_JOB_ID"]], check=True)
+        tell = ["scancel", "--signal=USR2", os.environ["SLURM_JOB_ID"]]
+        subprocess.run(["env", "--ignore-signal=USR2", *tell], check=True)  # it is a process of the job itself
     deadline = time.monotonic() + 150
     while not run.stop_requested() and time.monotonic() < deadline:
         run.heartbeat(step, 0, "save")  # a phase of its own: this wait is no hang
