@@ -193,5 +193,5 @@ def _metrics(block: dict, right: np.ndarray) -> list[dict]:
     for metric, scale in (("accuracy", 1.0),) if block["task"] != "describe" else (("exact", 1.0), ("chrf", 100.0)):
         rows += [{"benchmark": block["task"], "subset": block["subset"], "language": block["language"],
                   "metric": metric, "slice": name, "value": float(right[mask].mean() * scale), "n": int(mask.sum())}
-                 for name, mask in slices.items()]
+                 for name, mask in slices.items() if mask.any()]
     return rows
