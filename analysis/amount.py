@@ -57,6 +57,6 @@ def _samples(study: Study, estimates: Estimates) -> np.ndarray:
     own = f"samples_image_{study.questions.target_language}"
     if own not in columns:
         return np.zeros((len(estimates.mean), 2))
-    read = scores.loc[estimates.runs, columns].astype(float).fillna(0.0)
+    read = scores.loc[estimates.runs, columns].astype(float)
     pairs = np.column_stack([read.sum(axis=1), read[own]])
     return np.array([pairs[estimates.condition_of == number].mean(axis=0) for number in range(len(estimates.mean))])

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.stores import Stored, read_stores, training_of
 from core.files import replacing
+from core.run import SPENT
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCORE = ("benchmark", "subset", "language", "metric", "slice", "value", "n")
 UNITS = ("sample", "token", "loss_token")
-SPENT = ("all", "data", "checkpoints", "validation")    # as core.loop counts them
 FIXED = ("study", "stage", "run", "name", "trained")
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.collect import SPENT
 from analysis.study import Study
 from analysis.tables import Cell, Table
 from analysis.wording import points
+from core.run import SPENT
 
 
 def cost_tables(study: Study, answers: Any) -> list[Table]:

@@ -24,13 +24,10 @@ from core.errors import Stopped, UserError
 from core.files import append_line
 from core.forward import PackedModel
 from core.mixture import Plan, check_world
-from core.run import Run
+from core.run import SPENT, Run
 from core.stream import Damage, Packed
 from core.validation import Validator
 
-# seconds times ranks that count in the result: in all, and of it waiting for data (the first rank's wait), writing
-# checkpoints, validation
-SPENT = ("all", "data", "checkpoints", "validation")
 Batches = Callable[[int], Iterable[list[Packed]]]
 
 

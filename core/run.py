@@ -20,6 +20,10 @@ from core import stop
 from core.errors import UserError
 from core.files import append_line, read_json, write_json
 
+# result.json's `spent` of a stage that trains step by step, in seconds times ranks: all that counts in its result, and
+# of it waiting for data (the first rank's wait), writing checkpoints, validation
+SPENT = ("all", "data", "checkpoints", "validation")
+
 
 class Fenced(RuntimeError):
     """A newer attempt owns this run directory: this process must not write into it any more."""

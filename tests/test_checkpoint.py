@@ -55,7 +55,8 @@ def test_ranks_two_one_two_and_workers_none_three_one(root, stage):
     change(parts, workers=3)
     assert run(parts, 1, 8, 0) == ["stopped at 8"]
     change(parts, workers=1, micro_batch=2)
-    run(parts, 2)
+    result = run(parts, 2)[0]
+    assert 1.05 * result["seconds"] < result["spent"]["all"] < 1.95 * result["seconds"]  # not all of it on two ranks
     assert ledger(whole) == ledger(parts)
     losses = [[record["loss"] for record in curve(path)] for path in (whole, parts)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)

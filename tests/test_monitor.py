@@ -1,5 +1,6 @@
 """What a run tells: losses divided by what they sum over, no step twice after a resume, the card's arithmetic."""
 import json
+import time
 
 import pytest
 
@@ -31,6 +32,20 @@ def test_a_record_holds_means_over_tokens_of_all_steps_since_the_last(tmp_path):
     assert found[1]["padded_tokens_per_second"] == pytest.approx(1.2 * found[1]["tokens_per_second"])
     assert found[1]["data_wait"] > 0 and monitor.loss == found[-1]["loss"]
     assert json.loads((tmp_path / "heartbeat.json").read_text())["step"] == 10
+
+
+def test_a_pause_is_no_training(tmp_path):
+    def speed(name, pauses):
+        monitor = Monitor(Run(tmp_path / name), 2, log_every=2)
+        feed(monitor, [1])
+        time.sleep(0.3)
+        if pauses:
+            monitor.pause(0.3)
+        feed(monitor, [2])
+        monitor.close()
+        return records(Run(tmp_path / name))[0]["seconds_per_step"]
+
+    assert speed("with", True) < 0.1 < speed("without", False)
 
 
 def test_a_resumed_run_has_every_record_once_and_the_same(tmp_path):
