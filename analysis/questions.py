@@ -4,6 +4,7 @@
       benchmark: naming          # the score that decides; others are reported beside it
       subsets: [eval-emojione]   # default: every subset whose name does not hold "dev"
       set: A                     # concepts that may appear with target-language text; "" means all
+      less_alike: 20             # concepts whose names in the two languages have less chrF in common; 0 means all
       margin: 0.03               # a difference of scores that would not matter
       claim: 0.2                 # the ratio that is claimed to be enough
       alpha: 0.05                # family-wise error over all questions and looks
@@ -28,6 +29,7 @@ class Questions:
     benchmark: str = "naming"
     subsets: list[str] = field(default_factory=list)
     set: str = "A"
+    less_alike: float = 0.0
     measure: str = "score"           # score (right or wrong, or a share of it) | chrf
     margin: float = 0.03
     claim: float = 0.2
@@ -84,6 +86,8 @@ def declared(grid: Mapping[str, Any] | None) -> Questions:
     for key in ("margin", "alpha"):
         if not 0 < float(getattr(questions, key)) < 1:
             raise UserError(f"analysis.{key} is {getattr(questions, key)}: give a number between 0 and 1")
+    if not 0 <= float(questions.less_alike) <= 100:
+        raise UserError(f"analysis.less_alike is {questions.less_alike}: give a chrF from 0 (all names) to 100")
     if int(questions.looks) < 1:
         raise UserError(f"analysis.looks is {questions.looks}: give 1 or more")
     return questions

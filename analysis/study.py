@@ -41,15 +41,15 @@ class Study:
         return self.loaded[measure]
 
     def select(self, items: Items, benchmark: str | None = None, language: str | None = None, group: str = "",
-               subsets: list[str] | None = None, less_alike: float | None = None) -> np.ndarray:
+               subsets: list[str] | None = None, less_alike: float = 0.0) -> np.ndarray:
         """Mask of items (items,). `group` is the concept set; `subsets` default to all that are not for development;
-        `less_alike`: only items whose names in the two languages are less alike than this chrF."""
+        `less_alike`: if not 0, only items whose names in the two languages are less alike than this chrF."""
         frame = items.described
         mask = np.isin(frame["subset"], self.subsets(items) if subsets is None else subsets)
         for column, wanted in (("task", benchmark), ("language", language), ("set", group)):
             if wanted and column in frame:
                 mask &= (frame[column] == wanted).to_numpy()
-        if less_alike is not None:  # false where it is not known
+        if less_alike:  # false where it is not known
             mask &= frame["likeness"].to_numpy(float) < less_alike if "likeness" in frame else False
         return mask
 
@@ -65,17 +65,17 @@ class Study:
         """Estimates of a score over all conditions, by default the one that decides; None where nobody was asked."""
         q = self.questions
         key = (language, benchmark or q.benchmark, q.set if group is None else group, measure or q.measure, subsets,
-               less_alike)
+               q.less_alike if less_alike is None else less_alike)
         if key not in self._estimates:
             items = self.items(key[3])
-            mask = self.select(items, key[1], language, key[2], None if subsets is None else list(subsets), less_alike)
+            mask = self.select(items, key[1], language, key[2], None if subsets is None else list(subsets), key[5])
             self._estimates[key] = self._estimate(items.only(mask))
         return self._estimates[key]
 
     def asked(self) -> int:
         """How many items the deciding score counts in one run."""
         q, items = self.questions, self.items(self.questions.measure)
-        return int(self.select(items, q.benchmark, q.target_language, q.set).sum())
+        return int(self.select(items, q.benchmark, q.target_language, q.set, less_alike=q.less_alike).sum())
 
     def _estimate(self, items: Items) -> Estimates | None:
         asked = ~np.isnan(items.score).all(axis=1)
@@ -113,7 +113,7 @@ class Study:
 
 
 def study_of(collected: Collected, questions: Questions) -> Study:
-    """Raises UserError if no evaluation has finished."""
+    """Raises UserError if no evaluation has finished, or if the declaration needs what no item has."""
     import pandas as pd
 
     done = [run for run in collected.runs if run.is_evaluation and run.done]
@@ -125,7 +125,12 @@ def study_of(collected: Collected, questions: Questions) -> Study:
     levels = {axis: runs[axis].dropna().unique().tolist() for axis in collected.axes}
     questions = settled(questions, languages, levels)
     axes = [axis for axis in collected.axes if axis != questions.seed_axis]
-    return Study(collected, questions, axes, runs, load_items(done))
+    loaded = load_items(done)
+    likeness = loaded[questions.measure].described.get("likeness")
+    if questions.less_alike and (likeness is None or likeness.isna().all()):
+        raise UserError(f"analysis.less_alike is {questions.less_alike:g}, but no item says how alike its names in the "
+                        "two languages are: leave the key out, or give the data's items a `likeness` in `meta`")
+    return Study(collected, questions, axes, runs, loaded)
 
 
 def balanced(conditions: pd.DataFrame, axis: str, levels: list[Any],

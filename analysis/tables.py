@@ -56,7 +56,7 @@ def _benchmark(study: Study, task: str, measure: str, title: str) -> Table | Non
     q = study.questions
     axis, levels = q.ratio_axis, study.levels(q.ratio_axis)
     languages = [(q.target_language, study.target), (q.base_language, study.base)]
-    found = [(study.estimates(code, task, "", measure), name) for code, name in languages]
+    found = [(study.estimates(code, task, "", measure, less_alike=0), name) for code, name in languages]
     found = [(estimates, name) for estimates, name in found if estimates is not None]
     if not found or axis not in study.axes:
         return None
@@ -162,11 +162,12 @@ def cognate_table(study: Study) -> Table | None:
     """The deciding score without concepts whose names look alike in both languages, of the reference backbone without
     text-only data: at ratio 0 it has never read the target language, and such names are all that it can know."""
     q = study.questions
-    found = [study.estimates(q.target_language, less_alike=limit) for limit in (None, *LESS_ALIKE.values())]
+    limits = sorted({*LESS_ALIKE.values(), q.less_alike} - {0}, reverse=True)
+    found = [study.estimates(q.target_language, less_alike=limit) for limit in (0, *limits)]
     sizes = [e.by_item.shape[1] for e in found if e is not None]
     if len(sizes) < len(found) or len(set(sizes)) < len(found):
         return None
-    names = ["all", *(f"chrF < {limit:.0f}" for limit in LESS_ALIKE.values())]
+    names = ["all", *(f"chrF < {limit:g}" for limit in limits)]
     heads = [head for name, size in zip(names, sizes, strict=True) for head in (f"{name} ({size})", "change")]
     who = f"{q.backbone[0]}, " if q.backbone else ""
     return Table("cognates", f"{who}{q.benchmark.replace('_', ' ')} in {study.target}, of all concepts and of those "
@@ -232,7 +233,7 @@ def other_table(study: Study) -> Table | None:
             for level in study.levels(q.ratio_axis)]
     heads = [("", 1), *((name, sum(code == one for one, _ in shown)) for code, name in languages)]
     caption = (f"{q.benchmark.replace('_', ' ')} (%) as scored, without calibration, and with a blank image instead of "
-               "the real one (what can be had without seeing); share of free answers in the language asked for (%); "
+               "the real one (what can be had without seeing), all concepts; share of free answers in the language asked for (%); "
                "items that failed, which count as wrong")
     return Table("others", caption, [f"{study.target} ratio", *(wanted[metric] for _, metric in shown)], rows, heads)
 

@@ -11,7 +11,7 @@ from typing import Any
 from core import score
 
 Row = dict[str, Any]
-LESS_ALIKE = {"no cognates": 50.0, "unlike": 10.0}  # items whose two names are less alike than this chrF
+LESS_ALIKE = {"no cognates": 50.0, "unlike": 20.0}  # items whose two names are less alike than this chrF
 SLICES: dict[str, Callable[[Row], bool]] = {
     "all": lambda row: True, "A": lambda row: row["set"] == "A", "B": lambda row: row["set"] == "B",
     **{name: lambda row, limit=limit: row["likeness"] is not None and row["likeness"] < limit

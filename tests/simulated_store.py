@@ -189,7 +189,7 @@ def _fill(columns: dict[str, list], block: dict, right: np.ndarray, rng) -> None
 def _metrics(block: dict, right: np.ndarray) -> list[dict]:
     rows = []
     slices = {"all": np.ones(len(right), bool), "A": ~block["unseen"], "B": block["unseen"],
-              "no cognates": block["likeness"] < 50, "unlike": block["likeness"] < 10}
+              "no cognates": block["likeness"] < 50, "unlike": block["likeness"] < 20}
     for metric, scale in (("accuracy", 1.0),) if block["task"] != "describe" else (("exact", 1.0), ("chrf", 100.0)):
         rows += [{"benchmark": block["task"], "subset": block["subset"], "language": block["language"],
                   "metric": metric, "slice": name, "value": float(right[mask].mean() * scale), "n": int(mask.sum())}

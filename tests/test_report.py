@@ -13,9 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from analysis.answers import answer
 from analysis.figures import DARK, LIGHT, MARKERS, STYLES, figures, recoloured, svg
 from analysis.report import report
 from analysis.stores import read_stores
+from core.errors import UserError
 from core.files import write_text
 from data_tools.dataset import Sample, building
 from tests.simulated_store import Truth, simulate
@@ -82,7 +84,7 @@ def test_names_that_look_alike_are_left_out_of_their_columns(store):
     items = study.items("score")
     mask = study.select(items, "naming", "eu", "A")
     likeness = items.described["likeness"].to_numpy()
-    for column, limit in ((1, 101), (3, 50), (5, 10)):
+    for column, limit in ((1, 101), (3, 50), (5, 20)):
         kept = mask & (likeness < limit)
         of_level = [items.of_runs([run for run in items.runs if tuple(study.runs.loc[
             run, ["target_ratio", "backbone", "text_only"]]) == (level, "llama", "none")])
@@ -90,6 +92,59 @@ def test_names_that_look_alike_are_left_out_of_their_columns(store):
         assert f"({kept.sum()})" in table.columns[column]
         for row, found in zip(table.rows, of_level, strict=True):
             assert float(row[column].text) == pytest.approx(100 * found.score[:, kept].mean(), abs=.06), (row, column)
+
+
+def test_a_declared_likeness_restricts_what_decides_and_says_so(store):
+    from analysis.collect import collect
+    from analysis.questions import declared
+    from analysis.study import study_of
+    from analysis.tables import benchmark_tables, cognate_table, loss_table
+    from analysis.wording import basis
+
+    collected = collect([store])
+    study, whole = (study_of(collected, declared({"analysis": {**GRID["analysis"], "less_alike": limit}}))
+                    for limit in (30, 0))
+    items = study.items("score")
+    mask = study.select(items, "naming", "eu", "A")
+    kept = mask & (items.described["likeness"].to_numpy() < 30)
+    assert 0 < kept.sum() < mask.sum() == whole.asked()
+    assert study.asked() == kept.sum()
+    for language in ("eu", "en"):
+        assert study.estimates(language).by_item.shape[1] == kept.sum() < whole.estimates(language).by_item.shape[1]
+    np.testing.assert_allclose(study.estimates("eu").mean, _means(study, items.score[:, kept]))
+    assert f"same {kept.sum()} items of naming (concept set A; names with less than 30 chrF in common" in \
+        basis(study, answer(study, resample=False))
+    assert "chrF" not in basis(whole, answer(whole, resample=False))
+    assert [head.partition(" (")[0] for head in cognate_table(study).columns[1::2]] == \
+        ["all", "chrF < 50", "chrF < 30", "chrF < 20"]
+    assert loss_table(study).rows != loss_table(whole).rows
+    assert [one.rows for one in benchmark_tables(study)] == [one.rows for one in benchmark_tables(whole)]
+
+
+def _means(study, score):
+    """Means per condition in the order of the estimates, straight from the items."""
+    conditions = study.estimates("eu").conditions
+    items = study.items("score")
+    return [np.mean([score[items.runs.index(run)].mean() for run, axes in study.runs.iterrows()
+                     if all(axes[name] == row[name] for name in conditions)]) for _, row in conditions.iterrows()]
+
+
+def test_a_declared_likeness_needs_items_that_know_theirs(store, tmp_path):
+    import pyarrow.parquet as pq
+
+    from analysis.collect import collect
+    from analysis.questions import declared
+    from analysis.study import study_of
+
+    unknown = tmp_path / "unknown"
+    shutil.copytree(store, unknown)
+    for path in unknown.glob("evaluate/*/items.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["likeness"]), path)
+    assert study_of(collect([unknown]), declared(GRID)).asked()
+    with pytest.raises(UserError, match=r"less_alike is 20, but no item says how alike .*: leave the key out"):
+        study_of(collect([unknown]), declared({"analysis": {"less_alike": 20}}))
+    with pytest.raises(UserError, match="less_alike is 120: give a chrF from 0"):
+        declared({"analysis": {"less_alike": 120}})
 
 
 def test_the_first_screen_holds_question_answers_and_figure(made):
