@@ -232,9 +232,9 @@ def other_table(study: Study) -> Table | None:
     rows = [[Cell(percent(level)), *(_plain(means.get((level, code, metric)), metric) for code, metric in shown)]
             for level in study.levels(q.ratio_axis)]
     heads = [("", 1), *((name, sum(code == one for one, _ in shown)) for code, name in languages)]
-    caption = (f"{q.benchmark.replace('_', ' ')} (%) as scored, without calibration, and with a blank image instead of "
-               "the real one (what can be had without seeing), all concepts; share of free answers in the language asked for (%); "
-               "items that failed, which count as wrong")
+    caption = (f"{q.benchmark.replace('_', ' ')} (%) of all concepts as scored, without calibration, and with a blank "
+               "image instead of the real one (what can be had without seeing); share of free answers in the language "
+               "asked for (%); items that failed, which count as wrong")
     return Table("others", caption, [f"{study.target} ratio", *(wanted[metric] for _, metric in shown)], rows, heads)
 
 
