@@ -28,7 +28,7 @@ MOST_SEEDS = 50
 @dataclass
 class Answer:
     """effect, low, high: the contrast and its 95 % interval. inside: (low, high) bounds between which lies "yes"; for
-    text_only "yes" lies above the first. weights (C,): the contrast over conditions, for `analysis.next`."""
+    text_only "yes" lies above the first. weights (C,): the contrast over conditions, for `analysis.further`."""
 
     key: str
     verdict: str = "not decided"

@@ -83,16 +83,18 @@ def load_backbone(folder: Path, dtype: torch.dtype) -> Any:
     """The causal LM in `folder`."""
     from transformers import AutoModelForCausalLM
 
-    language = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention())
+    language = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention(dtype))
     language.config._name_or_path = ""
     return language
 
 
-def attention() -> str:
-    """What packed rows run fastest with here: FlashAttention on a GPU that has it installed, else SDPA."""
+def attention(dtype: torch.dtype) -> str:
+    """What packed rows run fastest with here: FlashAttention in half precision on a GPU that has it installed, else
+    SDPA."""
     from transformers.utils import is_flash_attn_2_available
 
-    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+    able = torch.cuda.is_available() and dtype in (torch.bfloat16, torch.float16)
+    return "flash_attention_2" if able and is_flash_attn_2_available() else "sdpa"
 
 
 def end_of_turn(generation: Any, tokenizer: Any) -> Any:

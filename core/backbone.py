@@ -41,11 +41,13 @@ def backbone(run: Run) -> dict[str, Any]:
         result, state = fit(run, world, PackedModel(net), plan,
                             lambda start: Loader(plan, subsets, encoder, world.rank, world.size, start, runtime.workers,
                                                  runtime.micro_batch), config.train, runtime)
-        if world.first:
-            run.check_fence()
-            save(net, state, tokenizer, run.path / "model")
-        world.barrier()
+        world.alone(lambda: _save(run, net, state, tokenizer))
     return result
+
+
+def _save(run: Run, net: Any, state: dict[str, torch.Tensor], tokenizer: Any) -> None:
+    run.check_fence()
+    save(net, state, tokenizer, run.path / "model")
 
 
 def save(net: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:
@@ -67,14 +69,18 @@ def _fresh(run: Run, config: BackboneConfig, world: World) -> tuple[Any, Any]:
     from core.tokenizer import study_texts, train
 
     folder = run.path / "tokenizer"
-    if world.first and not folder.exists():
+
+    def learn() -> None:
+        if folder.exists():
+            return
         run.heartbeat(0, 0, "tokenizer", force=True)
         mixture = config.mixture
         texts = study_texts(config.tokenizer, config.runtime.data_root, mixture.base_language, mixture.target_language)
         tokenizer = train(texts, config.tokenizer.vocabulary)
         with replacing_folder(folder) as temporary:
             tokenizer.save_pretrained(temporary)
-    world.barrier()
+
+    world.alone(learn)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=config.intermediate,

@@ -44,14 +44,14 @@ def state_bytes(counts: Mapping[str, Counts], dtype: str, world: int) -> dict[in
             for stage, split in sharded.items()}
 
 
-def flops_per_token(backbone: Counts, layers: int, width: int, context: float, checkpointing: bool = False) -> float:
-    """Floating-point operations of the backbone per token, forward and backward: 2 per weight forward, 2 for the
-    gradient of the input, 2 for that of the weight where it is trained, and attention over half of `context` (Kaplan
-    et al. 2020, section 2.1; PaLM appendix B). Gradient checkpointing does the forward pass twice, which counts as
-    work done."""
-    passes = 2 + (backbone.trained > 0) + checkpointing
-    attention = 2 * layers * width * context * (3 + checkpointing)
-    return 2.0 * backbone.parameters * passes + attention
+def flops_per_token(backbone: Counts, layers: int, width: int, context: float, looked_up: int = 0) -> float:
+    """Floating-point operations that the backbone needs per token, forward and backward: 2 per weight forward, 2 for
+    the gradient of its input, 2 for that of the weight where it is trained, and attention over half of `context`, the
+    mean length of a document (Kaplan et al. 2020, section 2.1). Rows of a table that are `looked_up` are no product.
+    What gradient checkpointing computes again does not count (PaLM, appendix B), nor do the encoder and connector; the
+    head counts at every token."""
+    weights = 4.0 * (backbone.parameters - looked_up) + 2.0 * max(backbone.trained - looked_up, 0)
+    return weights + 6.0 * layers * width * context
 
 
 def card(counts: Mapping[str, Counts], steps: int, tokens_per_step: float, dtype: str, world: int, stage: int,

@@ -5,7 +5,7 @@
 All ranks write into a hidden folder; then the first adds state.json, which lists every file and its size, and renames
 the folder. The state of the data is the step and the fingerprint of its plan; frozen parts are not stored, the model is
 always built from their sources first. At another world size than it was written with, a ZeRO checkpoint is read through
-DeepSpeed's universal format. Not here: what a finished run leaves behind (core.product).
+DeepSpeed's universal format. Not here: what a finished run leaves behind (core.model).
 """
 from __future__ import annotations
 
@@ -83,12 +83,13 @@ def save(run: Run, engine: Engine, world: World, state: State, keep: int) -> Pat
         hidden.mkdir(parents=True)
     world.barrier()
     engine.deepspeed.save_checkpoint(str(hidden), tag=ENGINE, save_latest=False, exclude_frozen_parameters=True)
+    for path in _files(hidden):  # by every rank what it has written: another node's cache is not flushed from here
+        if world.first or f"pp_rank_{world.rank}_" in path.name:
+            _flush(path)
     world.barrier()
     if world.first:
         state.world, state.stage = world.size, engine.stage
         state.files = {str(path.relative_to(hidden)): path.stat().st_size for path in _files(hidden)}
-        for path in _files(hidden):
-            _flush(path)
         write_json(hidden / "state.json", asdict(state))
         run.check_fence()
         os.rename(hidden, final)
@@ -107,9 +108,7 @@ def load(checkpoint: Checkpoint, engine: Engine, world: World) -> None:
                         f" set runtime.zero_stage={stage}, or remove the run's checkpoints to start over")
     tag = UNIVERSAL if checkpoint.needs_universal(world.size) else ENGINE
     if tag == UNIVERSAL:
-        if world.first:
-            _convert(checkpoint.folder)
-        world.barrier()
+        world.alone(lambda: _convert(checkpoint.folder))
     settings = [{key: value for key, value in group.items() if key != "params"}
                 for group in engine.optimizer.param_groups]
     engine.deepspeed.load_checkpoint(str(checkpoint.folder), tag=tag, load_module_strict=False)

@@ -31,7 +31,7 @@ class Runtime:
     compile: bool = False
     cache_features: bool = False     # keep a frozen encoder's features beside the data; for small sets only
     save_every: int = 200            # steps between checkpoints
-    keep_checkpoints: int = 1        # finished checkpoints that are kept; 1 is the newest
+    keep_checkpoints: int = 1        # newest checkpoints that are kept; 1 alone serves going on, and goes with the end
     log_every: int = 10              # steps between log lines
     time_minutes: float = 0.0        # wall-clock limit of an attempt; 0: the site's, on this machine none
     signal_seconds: float = 60.0     # before that limit, to save and requeue (on Slurm the profile says it)

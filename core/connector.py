@@ -1,5 +1,5 @@
 """The connector between vision tower and backbone: transformers' own projector, made linear or two-layer, and the
-standardisation of its input that leaves no trace in what is exported. Not here: the model around it (core.model)."""
+standardisation of its input that leaves no trace in what is exported. Not here: the model around it (core.assemble)."""
 from __future__ import annotations
 
 from typing import Any

@@ -5,7 +5,9 @@ none of them and opens no port. Not here: what is trained (core.train), how ZeRO
 """
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +16,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-TIMEOUT = timedelta(minutes=20)  # a lost rank costs at most this, not a night; the longest lone work is a conversion
+from core.errors import Stopped
+
+TIMEOUT = timedelta(minutes=20)  # of a collective: a lost rank costs at most this, not a night; see World.alone
+_LOOK = 0.2                       # seconds between looks for the first rank's word
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,9 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    store: Any = None                                 # where ranks leave words for each other; not for a lone rank
+    _turns: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
     @property
     def first(self) -> bool:
@@ -60,44 +66,69 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def first_then_others(self, work: Callable[[], Any]) -> Any:
-        """`work()` on the first rank, which may write files, and then on the others, which find them written."""
+    def alone(self, work: Callable[[], Any]) -> Any:
+        """`work()` on the first rank, while the others wait: for hours if need be (counting the tokens of millions of
+        samples), which no collective may last. Its value, and None on the others. All ranks call it; where the first
+        one fails or dies, the others raise torch's DistError."""
+        if self.size == 1:
+            return work()
+        key = f"begira/alone/{next(self._turns)}"
         if not self.first:
-            self.barrier()
-        found = work()
-        if self.first:
-            self.barrier()
+            while not self.store.check([key]):
+                time.sleep(_LOOK)
+            if self.store.get(key) != b"done":
+                raise dist.DistError("the first rank failed: see its record")
+            return None
+        word = "failed"
+        try:
+            found = work()
+            word = "done"
+        finally:
+            self.store.set(key, word)
         return found
 
+    def first_then_others(self, work: Callable[[], Any]) -> Any:
+        """`work()` on the first rank, which may write files, and then on the others, which find them written."""
+        found = self.alone(work)
+        return found if self.first else work()
 
-def environment() -> tuple[int, int, int, int]:
-    """rank, world size, local rank, ranks on this node, from the environment; a lone rank where nothing is set."""
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return rank, size, int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
+
+def environment() -> tuple[int, int, int]:
+    """rank, world size and local rank, from the environment; a lone rank where nothing is set."""
+    return tuple(int(os.environ.get(*word)) for word in  # type: ignore[arg-type, return-value]
+                 (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
 
 
 @contextmanager
 def joined(threads: int = 1, timeout: timedelta = TIMEOUT) -> Iterator[World]:
-    """Join the other ranks for the length of the block; NCCL on GPUs, gloo on CPUs. The group is always taken down
-    again (a process that exits inside a live gloo group may abort)."""
-    rank, size, local_rank, local_size = environment()
+    """Join the other ranks for the length of the block; NCCL on GPUs, gloo on CPUs.
+
+    The group is taken down again (a process that exits inside a live gloo group may abort), but not where a rank fails
+    among others under NCCL: there it would wait for collectives that the others never finish, and the failure would
+    not be told before they time out. Such a process must end by `os._exit` (slurm.job, slurm.forkserver)."""
+    rank, size, local_rank = environment()
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        local_rank %= torch.cuda.device_count()  # where a site shows every rank its own GPU only
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     _quiet(rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-    else:
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout)
+    store = dist.HashStore() if size == 1 else next(rendezvous("env://", rank, size, timeout=timeout))[0]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank))  # or DeepSpeed asks for MPI
+    together = False
     try:
-        yield World(rank, size, local_rank, local_size, device)
+        yield World(rank, size, device, store)
+        together = True
+    except Stopped:
+        together = True
+        raise
     finally:
-        dist.destroy_process_group()
+        if together or size == 1 or backend == "gloo":
+            dist.destroy_process_group()
 
 
 def _quiet(rank: int) -> None:

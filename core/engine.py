@@ -3,7 +3,7 @@
 What differs between ZeRO stages and would otherwise leak into the training loop ends here: where a stage keeps the
 reduced gradients, how they are clipped, how a step is thrown away. The gradient norm per part and the clipping are
 ours, so that all stages do the same arithmetic and a non-finite gradient is seen before it reaches the weights. Not
-here: the loop (core.train), the files of a checkpoint (core.checkpoint). """
+here: the loop (core.loop), the files of a checkpoint (core.checkpoint). """
 from __future__ import annotations
 
 import math
@@ -14,6 +14,7 @@ import torch
 
 from core.config import Train
 from core.distributed import World
+from core.errors import UserError
 from core.parts import NAMES
 
 
@@ -34,10 +35,12 @@ class Engine:
         groups = parameter_groups(model, train)
         self.parts = [group["part"] for group in groups]
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=tuple(train.betas), fused=True)
+        kinds = {name: buffer.dtype for name, buffer in model.named_buffers()}
         self.deepspeed, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, dist_init_required=False,
             config={**_settings(train, self.stage, micro_batch, self.accumulation, world),
                     "checkpoint": {"load_universal": universal}})
+        check_buffers(self.deepspeed.module, kinds, deepspeed.__version__)
         if self.stage == 0 and world.size == 1:  # or every gradient would be copied into a bucket and back for nobody
             self.deepspeed.enable_backward_allreduce = False
         self.device = world.device
@@ -140,6 +143,15 @@ class Engine:
             held = [gradient for gradient in gradients if gradient is not None and gradient.numel()]
             if held:
                 yield group, held
+
+
+def check_buffers(model: torch.nn.Module, kinds: dict[str, torch.dtype], version: str) -> None:
+    """Raises UserError if a buffer has lost the precision it had: rotary frequencies in bf16 are off by radians after
+    some hundred positions, which nothing else would show (DeepSpeed before 0.19 did that to bf16 models)."""
+    for name, buffer in model.named_buffers():
+        if name in kinds and buffer.dtype != kinds[name]:
+            raise UserError(f"DeepSpeed {version} turned the buffer {name} from {kinds[name]} into {buffer.dtype}: "
+                            "install deepspeed>=0.19.8")
 
 
 def effective_stage(stage: int, dtype: str) -> int:

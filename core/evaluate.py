@@ -59,8 +59,7 @@ def evaluate(run: Run) -> dict[str, Any]:
                     run.check_fence()
                     work.do(mine[world.rank], examiner)
         world.barrier()
-        result = finish(run, config, work) if world.first else {}
-        world.barrier()
+        result = world.alone(lambda: finish(run, config, work)) or {}
     return {**result, "seconds": round(time.perf_counter() - started, 2)}
 
 

@@ -4,7 +4,7 @@ causal LM.
 What makes it safe on many ranks: every micro-batch makes exactly one batched call of the vision tower and the
 connector, with a blank image times zero where there is none (a rank that skips them leaves the others waiting in
 ZeRO's collectives); the head is one function over however many supervised rows there are. Documents of a row do not
-see each other. Not here: what the sum is divided by, and the backward pass (core.train). """
+see each other. Not here: what the sum is divided by, and the backward pass (core.engine). """
 from __future__ import annotations
 
 import math

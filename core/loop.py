@@ -62,8 +62,10 @@ class Loop:
         self._check_plan()
         counts = count(model)
         config = model.language.config
+        total = consumed(plan, plan.steps)
         flops = flops_per_token(counts["backbone"], config.num_hidden_layers, config.hidden_size,
-                                plan.tokens_per_step / plan.global_batch, runtime.gradient_checkpointing)
+                                sum(row["tokens"] for row in total) / max(sum(row["samples"] for row in total), 1),
+                                0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size)
         self.monitor = monitor.Monitor(run, plan.steps, runtime.log_every, world.first, flops, world.size)
         if self.point is None:
             self.monitor.card(card(counts, plan.steps, plan.tokens_per_step, train.dtype, world.size,

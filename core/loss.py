@@ -3,7 +3,7 @@
 The logits of one chunk exist at a time; both gradients are made in the forward pass, while they are there, so that
 the backward pass is a multiplication. It is one autograd function with no module call inside: under ZeRO-3 every rank
 gathers the weight once, however many rows it has (ranks that loop over chunks of modules fall out of step and hang).
-Not here: which rows are supervised, and what the sum is divided by (core.train). """
+Not here: which rows are supervised, and what the sum is divided by (core.engine). """
 from __future__ import annotations
 
 import torch
@@ -50,6 +50,8 @@ def fused_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, labels: torc
     ignore value; pass supervised rows only). Zero rows are fine and give a sum of 0 with zero gradients.
     Returns a differentiable fp32 scalar and the detached fp32 losses (rows,), both in nats. Softmax is done in fp32.
     The gradients are made ahead of the backward pass as in Liger (Hsu et al. 2024, "Liger Kernel", section 3)."""
+    if not torch.is_grad_enabled():  # or the function would make gradients for nobody
+        hidden, weight = hidden.detach(), weight.detach()
     return _FusedCrossEntropy.apply(hidden, weight, labels)
 
 

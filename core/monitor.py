@@ -2,12 +2,13 @@
 
 Losses are sums over tokens and counts of tokens, added up between two records and divided when one is written; the
 sums travel with the checkpoint, so that the records of a resumed run equal those of an undisturbed one, and what was
-written after the checkpoint is cut off first: no step appears twice. Not here: what is measured (core.train), curves
+written after the checkpoint is cut off first: no step appears twice. Not here: what is measured (core.loop), curves
 (analysis). """
 from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,8 @@ from core.validation import Sample
 log = logging.getLogger("begira")
 SIDE = 224               # pixels of a sample image in TensorBoard
 # dense bf16
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A30": 165e12, "L40": 181e12}
+PEAK_FLOPS = {"H100 PCIe": 756e12, "A100": 312e12, "H100": 989e12, "H200": 989e12, "GH200": 989e12, "A30": 165e12,
+              "L40": 181e12, "L40S": 362e12, "MI250X": 191.5e12}  # dense bf16, of one device (half an MI250X)
 
 
 @dataclass
@@ -183,10 +185,15 @@ def memory() -> int:
 
 
 def peak_flops() -> float:
-    """Dense bf16 peak of this machine's GPU in FLOP/s; 0 where it is not known, and then no MFU is reported."""
+    """Dense bf16 peak of this machine's GPU in FLOP/s; 0 where there is none."""
     import torch
 
     if not torch.cuda.is_available():
         return 0.0
-    name = torch.cuda.get_device_name()
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), 0.0)
+    return peak_of(torch.cuda.get_device_name())
+
+
+def peak_of(device: str) -> float:
+    """Dense bf16 peak of a GPU by its name, in FLOP/s; 0 where it is not known, and then no MFU is reported."""
+    words = re.findall(r"\w+", device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if set(key.split()) <= set(words)), 0.0)

@@ -6,7 +6,7 @@ trained.
 
 A part that was not trained is not copied: parts.json names its source (a run's product or a pretrained folder) and
 the sha256 of its weights, and nobody uses it before the hash has been checked. Not here: how parts become one model
-(core.model). """
+(core.assemble). """
 from __future__ import annotations
 
 import hashlib

@@ -1,7 +1,7 @@
 """The state of a training in one process: one file, `checkpoints/step_NNNNNN`, the newest of which counts.
 
-For stages that hold everything in one dictionary (core.encoder, data_tools.translator). The file stays after the end,
-so that a run that is killed before its result is written need not begin anew. Not here: the checkpoints of many ranks
+For stages that hold everything in one dictionary (core.encoder, data_tools.translator). The file stays until the run
+is done: one that is killed before its result is written need not begin anew. Not here: the checkpoints of many ranks
 and their engine (core.checkpoint).
 """
 from __future__ import annotations

@@ -67,13 +67,15 @@ def _train(run: Run) -> dict[str, Any]:
         batches = _batches(config, plan, subsets, encoder, world)
         result, state = fit(run, world, PackedModel(assembled.net), plan, batches, config.train, config.runtime,
                             _validator(config, assembled, world))
-        if world.first:
-            run.heartbeat(plan.steps, plan.steps, "save", force=True)
-            state = lora.merge({name.removeprefix("net."): tensor for name, tensor in state.items()})
-            run.check_fence()
-            save_product(run.path / "model", assembled, state, config.model, sources)
-        world.barrier()
+        world.alone(lambda: _save(run, plan.steps, assembled, state, config.model, sources))
     return result
+
+
+def _save(run: Run, steps: int, assembled: Assembled, state: dict[str, Any], model: Any, sources: Any) -> None:
+    run.heartbeat(steps, steps, "save", force=True)
+    merged = lora.merge({name.removeprefix("net."): tensor for name, tensor in state.items()})
+    run.check_fence()
+    save_product(run.path / "model", assembled, merged, model, sources)
 
 
 def _plan(config: FinetuneConfig, assembled: Assembled, world: World) -> tuple[Any, Any, Any]:

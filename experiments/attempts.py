@@ -73,8 +73,11 @@ def close_attempt(path: Path, number: int, outcome: str, cause: str = "", reason
     if heartbeat.get("attempt") == number:
         record["first_step"] = heartbeat.get("first_step", record["first_step"])
         record["last_step"] = heartbeat.get("step")
+    saved = newest_checkpoint(path)
+    if saved is None and outcome == "stopped":  # a stage of finished pieces (evaluate, translate) keeps what it reached
+        saved = record["last_step"]
     record.update(ended=time.time(), outcome=outcome, cause=cause or None, reason=reason or None, error=error,
-                  saved_step=newest_checkpoint(path))
+                  saved_step=saved)
     write_json(record_path(path, number), record)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shutil
 import socket
 import sys
 import time
@@ -103,12 +104,10 @@ def _attempt(run: Run, rank: int) -> int:
         if staged := staging.stage(run.config):
             _say(f"{run.spec['name']}: {staged}")
         result = load(run.spec["function"])(run) or {}
-        _leave_process_group()
         if rank == 0:
             _finish(run, {"seconds": time.time() - begun, **result})
         return 0
     except Stopped as stopped:
-        _leave_process_group()
         if rank == 0:
             attempts.close_attempt(run.path, run.attempt, "stopped", _why_stopped(stopped.reason), stopped.reason)
         return Stopped.EXIT_CODE
@@ -124,6 +123,8 @@ def _finish(run: Run, result: dict[str, Any]) -> None:
     write_json(run.path / "result.json", result)
     write_text(run.path / "DONE", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
     attempts.close_attempt(run.path, run.attempt, "done")
+    if int((run.config.get("runtime") or {}).get("keep_checkpoints", 1)) <= 1:  # nothing will go on from it
+        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
 
 
 def _failed(run: Run, rank: int, error: BaseException) -> int:
@@ -186,13 +187,6 @@ def _why_stopped(reason: str) -> str:
     if "SIGINT" in reason or "interrupt" in reason:
         return "interrupted"
     return "time_limit" if "limit" in reason else "preempted"
-
-
-def _leave_process_group() -> None:
-    """Without this, a process that used gloo can abort at exit."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _node() -> str:

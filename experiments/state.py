@@ -92,7 +92,7 @@ class Attempt:
     ended: float | None = None
     first_step: int | None = None
     last_step: int | None = None
-    saved_step: int | None = None       # newest checkpoint when it ended
+    saved_step: int | None = None       # newest checkpoint when it ended, or what a stage without any had reached
     job: str = ""
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 

@@ -45,12 +45,13 @@ def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
                      "request": asdict(array.request), "cost": price})
     unit = _unit(profile, layout)
     if layout.arrays:
-        size, files, unknown = disk(layout, runtimes)
+        size, busy, files, unknown = disk(layout, runtimes)
         about = "at least" if unknown else "about"
         result.lines.append(f"{layout.jobs} jobs in {len(layout.arrays)} arrays on {profile.name}: at most "
                             f"{node_hours:.1f} node-hours" + (f" = {units:.1f} {unit}" if unit != "node-hours" else "")
-                            + f"; {about} {_bytes(size)} and {files} files")
-        result.details.update(disk_bytes=size, files=files)
+                            + f"; {about} {_bytes(size)} and {files} files to keep, "
+                            f"{_bytes(busy)} more while the largest array runs")
+        result.details.update(disk_bytes=size, disk_bytes_while_running=busy, files=files)
         if profile.files and files > profile.files / 2:
             result.findings.append(Finding(f"about {files} files, the site allows {profile.files}",
                                            "lower runtime.keep_checkpoints or clean up first", grave=False))
@@ -69,20 +70,26 @@ def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
     return result
 
 
-def disk(layout: Layout, runtimes: Mapping[str, Mapping[str, Any]]) -> tuple[float, int, int]:
-    """Bytes and files that the runs leave, and the number of runs whose model has no size yet.
+def disk(layout: Layout, runtimes: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, int, int]:
+    """Bytes that the runs leave, bytes that one array's runs take on top while they are all under way, files, and the
+    number of runs whose model has no size yet.
 
-    Kept checkpoints take 14 bytes a trained parameter, products 2; logs and records some 2 MB a run."""
-    size, files, unknown = 0.0, 0, 0
+    A checkpoint takes 14 bytes a trained parameter, the last one goes when the run is done, and while one is written
+    the one before it is still there; products take 2; logs and records some 2 MB a run."""
+    size, busy, files, unknown = 0.0, 0.0, 0, 0
     for array in layout.arrays:
+        passing = 0.0
         for run in array.runs:
             runtime = {**run.runtime, **runtimes.get(run.id, {})}
             found, kept = shape(run), int(runtime.get("keep_checkpoints", 1))
             ranks = array.request.nodes * array.request.ranks_per_node
-            size += 2e6 + (found.trained * (14 * kept + 2) if found else 0.0)
+            stays = kept if kept > 1 else 0
+            size += 2e6 + (found.trained * (14 * stays + 2) if found else 0.0)
+            passing += found.trained * 14 * (kept + 1 - stays) if found else 0.0
             unknown += found is None and "train" in run.config
             files += FILES_PER_RUN + kept * FILES_PER_RANK * ranks + array.request.nodes
-    return size, files, unknown
+        busy = max(busy, passing)
+    return size, busy, files, unknown
 
 
 def _share(profile: Profile, array: Array) -> float:

@@ -66,6 +66,8 @@ class Job:
         sys.stderr.flush()
         if code == Stopped.EXIT_CODE and place.rank:
             code = 0  # rank 0 says it for all; at another rank's bad exit Slurm would kill it while it writes that
+        if code not in (0, Stopped.EXIT_CODE):
+            os._exit(code)  # nothing is left to do, and a group that has lost a rank may hold an orderly exit back
         raise SystemExit(code)  # no result file: the run directory has it
 
     def _run(self, run: Path, place: Place) -> int:

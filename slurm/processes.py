@@ -19,7 +19,7 @@ from core.files import write_json
 from experiments.expand import Desired
 from experiments.store import Stored
 from slurm.job import free_port
-from slurm.watch import DUMP_SECONDS, PATIENCE, Progress
+from slurm.watch import DUMP_SECONDS, Progress, from_environment
 
 # Imported once by the server for stages of `core`; what is missing here is merely imported by each rank.
 HEAVY = ("torch", "transformers", "transformers.models.llama.modeling_llama", "transformers.models.clip.modeling_clip",
@@ -93,8 +93,7 @@ class Job:
     limit: float = 0.0                                      # seconds it may run; 0: no limit
     margin: float = 0.0                                     # seconds before the limit at which it is asked to save
     hangs: float = 0.0                                      # when it was found to hang
-    progress: Progress = field(default_factory=lambda: Progress(
-        patience=float(os.environ.get("BEGIRA_HANG_PATIENCE") or PATIENCE)))
+    progress: Progress = field(default_factory=from_environment)
 
     @property
     def over(self) -> bool:

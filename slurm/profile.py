@@ -85,6 +85,7 @@ class Profile:
     minutes: int = 1440              # walltime of a job unless its stage says runtime.time_minutes
     signal_seconds: int = 300        # before the limit, to save and requeue
     start_seconds: int = 120         # until a job listens to signals
+    hang_seconds: int = 300          # without a step, on top of 3 x the median, for a file system that stutters
     memory_gb_per_rank: float = 0.0  # 0: the node's share
     gres: str = "gpus-per-node"      # how GPUs are asked for: gpus-per-node | gres | none
     max_array: int = 1001            # MaxArraySize: array indices stay below it

@@ -2,7 +2,7 @@
 
 Pure. The global batch and the data order are the run's and stay: a site only decides how many ranks share a batch, how
 many packs a rank takes at a time (micro-batch), and how often it accumulates. Memory is estimated as in ZeRO
-(Rajbhandari et al. 2020, section 3): 2 bytes a parameter for weights, 2 for gradients, 12 for Adam's states in float32.
+(Rajbhandari et al. 2020, section 3): 2 bytes a parameter for weights, 4 for gradients, 12 for Adam's states.
 """
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from slurm.profile import Partition, Profile
 
 USABLE = 0.85                # share of a GPU's memory that we plan with
 ACTIVATION_BYTES = 34        # per token, hidden unit and layer (Korthikanti et al. 2022, eq. 2, without attention maps)
+HEAD_BYTES = 8               # per weight of a trained head: its gradient, made in one piece (core.loss)
 CHECKPOINTED_BYTES = 2       # the same with gradient checkpointing: the layer's input alone
 
 
@@ -79,12 +80,13 @@ def fit(profile: Profile, global_batch: int, shape: Shape, tokens: int, checkpoi
     `tokens` is the length of a pack. Ranks divide the global batch, always. UserError if `max_nodes` do not suffice."""
     gpus, memory = max(profile.node.gpus, 1), profile.node.gpu_memory_gb * 1e9 * USABLE
     per_token = shape.hidden * shape.layers * (CHECKPOINTED_BYTES if checkpointed else ACTIVATION_BYTES)
+    head = HEAD_BYTES * shape.vocabulary * shape.hidden if shape.trained == shape.parameters else 0
     per_pack = tokens * (per_token + ACTIVATION_BYTES * shape.hidden + 6 * shape.vocabulary / 8)
     for ranks in sorted({1, 2, 4, *(gpus * n for n in range(1, max_nodes + 1))}):
         if ranks > gpus * max_nodes or global_batch % ranks or (ranks > gpus and ranks % gpus):
             continue
         for stage in (0, 2, 3):
-            left = memory - states(shape, ranks, stage)
+            left = memory - head - states(shape, ranks, stage)
             if left < per_pack or (stage and ranks == 1):
                 continue
             share = global_batch // ranks
@@ -97,7 +99,7 @@ def fit(profile: Profile, global_batch: int, shape: Shape, tokens: int, checkpoi
 
 def states(shape: Shape, ranks: int, zero_stage: int) -> float:
     """Bytes of weights, gradients and optimiser states on each rank."""
-    weights, gradients, optimiser = 2 * shape.parameters, 2 * shape.trained, 12 * shape.trained
+    weights, gradients, optimiser = 2 * shape.parameters, 4 * shape.trained, 12 * shape.trained
     return (weights / (ranks if zero_stage == 3 else 1) + gradients / (ranks if zero_stage >= 2 else 1)
             + optimiser / (ranks if zero_stage >= 1 else 1))
 

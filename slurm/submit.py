@@ -119,7 +119,8 @@ def gpus(profile: Profile, wanted: Request) -> dict[str, Any]:
 def setup(profile: Profile, code: Path, folder: Path) -> list[str]:
     """Shell lines before srun. The snapshot shadows any installed begira, and the checkout is not in the way."""
     here = store.roots()
-    values = {**profile.environment, "PYTHONPATH": str(code), "PYTHONUNBUFFERED": "1", "BEGIRA_SUBMISSION": str(folder),
+    values = {"BEGIRA_HANG_SLACK": str(profile.hang_seconds), **profile.environment, "PYTHONPATH": str(code),
+              "PYTHONUNBUFFERED": "1", "BEGIRA_SUBMISSION": str(folder),
               "BEGIRA_RUNS": str(here.runs), "BEGIRA_DATA": str(here.data), "BEGIRA_MODELS": str(here.models)}
     if profile.interface:
         values = {"GLOO_SOCKET_IFNAME": profile.interface, "NCCL_SOCKET_IFNAME": profile.interface, **values}

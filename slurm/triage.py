@@ -70,7 +70,7 @@ def triage(evidence: Evidence) -> Verdict:
     if evidence.hang:
         waited, step = evidence.hang.get("waited", 0), evidence.hang.get("step")
         return Verdict("hang", f"no step for {waited:.0f} s after step {step}; the stacks of all ranks are in logs/",
-                       str(evidence.hang.get("node", "")))
+                       evidence.nodes if evidence.nodes == evidence.hang.get("node") else "")
     if evidence.failure and evidence.failure.get("cause") not in ("rendezvous", "unknown"):
         return _of_rank(evidence.failure, evidence.failure["cause"])
     if state in _SLURM:

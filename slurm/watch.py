@@ -2,8 +2,9 @@
 
     fence    launch.json names another launch: this node was thought dead and the run goes on elsewhere. Killed at once,
              so that nothing of the old attempt is written beside the new one.
-    hang     (beside rank 0) the step does not advance for longer than 3 x the median step + 20 s: the stacks of all
-             ranks are written to logs/, the rank is killed, and with it, by --kill-on-bad-exit, the others.
+    hang     (beside rank 0) the step does not advance for 3 x the median step + 20 s (on Slurm + the profile's
+             `hang_seconds`): the stacks of all ranks are written to logs/, the rank is killed, and with it, by
+             --kill-on-bad-exit, the others.
 
 It is a process and not a thread because a rank that hangs in a collective may hold the interpreter's lock. Phases other
 than "train" (saving, evaluating) and the way to the first steps have budgets of their own."""
@@ -26,7 +27,7 @@ from slurm.forkserver import die_with_parent
 LAUNCH = "launch.json"
 FACTOR, SLACK = 3.0, 20.0            # of the median step; seconds
 PATIENCE = 3600.0                    # seconds for a phase that is not training, and until two steps are known
-EVERY = 1.0
+EVERY, SELDOM = 1.0, 5.0             # seconds between looks of rank 0 and of the others: they share one file system
 DUMP_SECONDS = 3.0                   # for the ranks to write their stacks
 
 
@@ -73,12 +74,17 @@ class Progress:
             self.durations.append((beat["time"] - self.last["time"]) / steps)
 
 
+def from_environment() -> Progress:
+    return Progress(slack=float(os.environ.get("BEGIRA_HANG_SLACK") or SLACK),
+                    patience=float(os.environ.get("BEGIRA_HANG_PATIENCE") or PATIENCE))
+
+
 def main(run: Path, launch: str, job: str, node: str, rank: int) -> None:
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # meant for the rank; Slurm may send them to its children as well
     rank_process = os.getppid()
     die_with_parent()
-    progress, began = Progress(patience=float(os.environ.get("BEGIRA_HANG_PATIENCE") or PATIENCE)), False
+    progress, began = from_environment(), False
     while os.getppid() == rank_process:
         owner = read_json(run / LAUNCH, {})
         mine = owner.get("launch") == launch
@@ -94,7 +100,7 @@ def main(run: Path, launch: str, job: str, node: str, rank: int) -> None:
                 if waited is not None:
                     end_hang(run, progress, waited, job, node, rank_process)
                     return
-        time.sleep(EVERY)
+        time.sleep(SELDOM if rank else EVERY)
 
 
 def end_hang(run: Path, progress: Progress, waited: float, job: str, node: str, rank_process: int) -> None:

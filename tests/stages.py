@@ -34,6 +34,20 @@ def count(run: Run) -> dict:
     return {"value": value, "steps": total, "world": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
+def pieces(run: Run) -> dict:
+    """One file after another, none of them twice."""
+    total = int(run.config["steps"])
+    for number in range(1, total + 1):
+        if (run.path / f"piece-{number:02d}").exists():
+            continue
+        if run.stop_requested():
+            raise Stopped(run.stop_requested(), number - 1)
+        run.heartbeat(number - 1, total, "evaluate", force=True)
+        time.sleep(float(run.config["delay"]))
+        (run.path / f"piece-{number:02d}").touch()
+    return {}
+
+
 def read(run: Run) -> dict:
     """A stage without steps: doubles its parents' values."""
     return {"value": 2 * sum(run.parent(role).result["value"] for role in run.spec["parents"])}

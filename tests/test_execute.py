@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 
 from core.errors import UserError
 from experiments import execute, store
+from experiments.attempts import list_attempts
 from experiments.expand import Desired, expand
 from experiments.grid import load
 from experiments.identity import run_id
+from experiments.state import Observation, Where, judge
 from tests.begira_process import ROOT, TINY, end, wait_until
 
 
@@ -49,6 +53,33 @@ def test_done_leaves_result_marker_and_record():
     (record,) = attempts(path)
     assert (record["outcome"], record["first_step"], record["last_step"], record["saved_step"]) == ("done", 0, 3, 3)
     assert finish(start(path)) == (0, "") and len(attempts(path)) == 1, "a second call does nothing"
+
+
+@pytest.mark.parametrize("keep, left", [(1, False), (2, True)])
+def test_what_only_serves_going_on_goes_when_the_run_is_done(keep, left):
+    path = run_dir(runtime={"keep_checkpoints": keep})
+    assert finish(start(path))[0] == 0
+    assert (path / "DONE").exists() and (path / "checkpoints").exists() == left
+
+
+def test_pieces_that_are_kept_count_as_progress():
+    """A stage that finishes piece after piece has no checkpoint; three time limits must not end it."""
+    path = run_dir(function="tests.stages:pieces", steps=20, delay=0.2)
+    for _ in range(3):
+        before = len(list(path.glob("piece-*")))
+        process = start(path)
+        try:
+            wait_until(lambda known=before: len(list(path.glob("piece-*"))) > known)
+            process.send_signal(signal.SIGUSR2)
+            assert finish(process)[0] == 75
+        finally:
+            end(process) if process.returncode is None else None
+    found = list_attempts(path)
+    assert [a.cause for a in found] == ["time_limit"] * 3
+    assert sorted({a.saved_step for a in found}) == [a.saved_step for a in found] and found[0].saved_step > 0
+    assert judge(False, found, {}, {}, Observation(Where.ENDED), time.time()).may_retry
+    mute = [replace(a, saved_step=None) for a in found]
+    assert not judge(False, mute, {}, {}, Observation(Where.ENDED), time.time()).may_retry
 
 
 @pytest.mark.parametrize("number, cause", [(signal.SIGUSR2, "time_limit"), (signal.SIGTERM, "preempted"),

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from core.card import Counts, card, flops_per_token, state_bytes
-from core.monitor import Monitor, cut
+from core.monitor import Monitor, cut, peak_of
 from core.run import Run
 
 
@@ -100,7 +100,16 @@ def test_bytes_of_an_8b_model_under_each_stage():
 def test_flops_count_what_is_trained():
     trained, frozen = (flops_per_token(Counts(1000, n), 2, 8, 10) for n in (1000, 0))
     assert (trained, frozen) == (6 * 1000 + 6 * 2 * 8 * 10, 4 * 1000 + 6 * 2 * 8 * 10)
-    assert flops_per_token(Counts(1000, 1000), 2, 8, 10, checkpointing=True) == 8 * 1000 + 8 * 2 * 8 * 10
+    adapters = flops_per_token(Counts(1000, 10), 2, 8, 10)
+    assert adapters == 4 * 1000 + 2 * 10 + 6 * 2 * 8 * 10
+    assert flops_per_token(Counts(1000, 1000), 2, 8, 10, looked_up=300) == 6 * 700 + 6 * 2 * 8 * 10
+
+
+@pytest.mark.parametrize("device, peak", [
+    ("NVIDIA A100-SXM-64GB", 312e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA L40S", 362e12), ("NVIDIA L40", 181e12), ("AMD Instinct MI250X", 191.5e12), ("NVIDIA A1000", 0.0)])
+def test_peaks_are_found_by_whole_words(device, peak):
+    assert peak_of(device) == peak
 
 
 def test_the_card_says_what_a_run_will_cost():

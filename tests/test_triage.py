@@ -51,5 +51,10 @@ def test_culprit_is_named():
     assert (verdict.node, verdict.rank) == ("n2", 3) and "ValueError: bad" in verdict.reason
 
 
+@pytest.mark.parametrize("nodes, blamed", [("n1", "n1"), ("n[1-2]", "")])
+def test_a_hang_blames_its_node_only_where_there_is_no_other(nodes, blamed):
+    assert triage(Evidence(nodes=nodes, hang={"step": 7, "waited": 31.0, "node": "n1"})).node == blamed
+
+
 def test_remedies_are_of_known_causes():
     assert set(REMEDY) <= set(CAUSES)
