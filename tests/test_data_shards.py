@@ -29,10 +29,10 @@ def part(bounds: tuple[int, int]) -> list[Sample]:
     return [sample(i) for i in range(*bounds)]
 
 
-def write(out: Path, processes: int = 1) -> dict:
+def write(out: Path) -> dict:
     with building(out, "t", ["en", "eu"]) as data:
         data.subset("one", "image", part((0, 50)), Limits(size=20_000))
-        data.subset_in_parts("many", "image", part, [(50, 90), (90, 91), (91, 150)], processes, Limits(samples=25))
+        data.subset("many", "image", part((50, 150)), Limits(samples=25))
         return data.finish([{"name": "t", "version": "1", "licence": "CC0", "origin": "test", "sha256": ""}])
 
 
@@ -40,9 +40,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_bytes_do_not_depend_on_processes_or_time(tmp_path):
+def test_bytes_do_not_depend_on_time(tmp_path):
     write(tmp_path / "a")
-    write(tmp_path / "b", processes=3)
+    write(tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
@@ -50,8 +50,8 @@ def test_limits_bound_every_shard(tmp_path):
     manifest = write(tmp_path / "a")
     one, many = manifest["subsets"]["one"]["shards"], manifest["subsets"]["many"]["shards"]
     assert len(one) > 1 and all(s["bytes"] <= 20_000 + 1024 for s in one)
-    assert [s["samples"] for s in many] == [25, 15, 1, 25, 25, 9]
-    assert [s["file"] for s in many] == [f"many/{n:06d}.tar" for n in range(6)]
+    assert [s["samples"] for s in many] == [25, 25, 25, 25]
+    assert [s["file"] for s in many] == [f"many/{n:06d}.tar" for n in range(4)]
 
 
 def test_every_reader_sees_the_same(tmp_path):
