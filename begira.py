@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, check and show data sets.")
 app.add_typer(data, name="data")
+_PLACES = {"ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EEXIST"}
 
 
 def _option(words: str, metavar: str | None = None) -> Any:
@@ -41,9 +42,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def plan(grid: Grid, overrides: Overrides = None, cluster: Cluster = None, as_json: Json = False) -> None:
     """Show what `submit` would do: runs, what they share, what is missing."""
+    from analysis.questions import declared
     from slurm import studies
 
     study = studies.open_study(grid, overrides or [])
+    declared(study.grid.resolved())
     intended = studies.plan(study, studies.choose_backend(cluster, study.name))
     if as_json:
         _print_json({"lines": intended.lines, "findings": [vars(one) for one in intended.findings], **intended.details})
@@ -54,9 +57,11 @@ def plan(grid: Grid, overrides: Overrides = None, cluster: Cluster = None, as_js
 @app.command()
 def submit(grid: Grid, overrides: Overrides = None, cluster: Cluster = None, as_json: Json = False) -> None:
     """Make it so: run what is missing, go on with what was stopped. Calling it again changes nothing that is well."""
+    from analysis.questions import declared
     from slurm import studies
 
     study = studies.open_study(grid, overrides or [])
+    declared(study.grid.resolved())
     backend = studies.choose_backend(cluster, study.name)
     intended = studies.plan(study, backend)
     if as_json:
@@ -353,9 +358,12 @@ def _guarded(debug: bool) -> int:
     except UserError as error:
         return _complain(str(error), 2, debug)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _complain(f"no space left for {error.filename or 'a file'}: free some, then repeat the command",
-                             2, debug)
+        if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _PLACES:
+            return _complain(f"{error.filename2 or error.filename or 'a file'}: {error.strerror}: make room, mend the "
+                             "place or choose another, then repeat the command", 2, debug)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{error.format_message()}\n")  # type: ignore[attr-defined]
+            return 2
         if hasattr(error, "format_message"):  # a word that the parser does not understand
             return _complain(f"{error.format_message()} See `begira --help`.", 2, debug)
         return _complain(f"{type(error).__name__}: {error} (a fault of begira's: --debug shows where)", 1, debug)

@@ -8,7 +8,8 @@ cancel as far as the design is balanced. What is left is estimated by moments:
     runs    from the spread of run means around condition + seed (run_cs, and noise)
     noise   is in both, and is subtracted once
 
-The variance of a contrast is items + runs - noise, its degrees of freedom those of Satterthwaite (1946). The spread of
+The variance of a contrast is items + runs - noise, its degrees of freedom those of Satterthwaite (1946), though not
+fewer than the smaller of those of its parts. The spread of
 runs is taken to be the same in all conditions: with three seeds that is what gives it more than two degrees of freedom.
 With one seed, the spread around additive effects of the axes stands in for it (interactions then count as noise, which
 makes intervals too wide rather than too narrow); with no degree of freedom at all nothing is decided."""
@@ -94,7 +95,8 @@ class Estimates:
         between = np.maximum(runs - noise, 0)
         variance = items + between
         parts = np.square(items) / max(units - 1, 1) + np.square(runs) / max(self.df_runs, 1e-9)
-        df = np.where(variance > 0, np.square(variance) / np.maximum(parts, 1e-300), np.inf)
+        least = min(self.df_runs, max(units - 1, 1))  # for a sum it lies above; the noise taken off must not undo that
+        df = np.where(variance > 0, np.maximum(np.square(variance) / np.maximum(parts, 1e-300), least), np.inf)
         if self.spread == "none":
             df, variance = np.zeros(len(weights)), np.full(len(weights), np.nan)
         fixed = np.maximum(items - noise, 0)

@@ -236,7 +236,7 @@ def read_batch(folder: Path, path: Path) -> int:
             record = known[result["custom_id"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}, is no result of a batch that this study wrote ({error}): "
-                            "write one with --batch-out, and give its results") from error
+                            "write one with --write FILE.jsonl, and give its results") from error
         results.setdefault(record["judge_name"], []).append((record, _batch_answer(result)))
     for name, rows in results.items():
         with journal(folder, name) as book:

@@ -33,6 +33,8 @@ def ask(intended: Intended, folder: Path, endpoint: str, timeout: float, request
 
     if intended.calls and not (endpoint and intended.judge.model):
         raise UserError("no judge to ask: give --endpoint and --model, or write what is to be asked with --write")
+    if intended.calls and not endpoint.startswith(("http://", "https://")):
+        raise UserError(f"--endpoint {endpoint} is no address: give one such as http://localhost:8000/v1")
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(intended.judge.model, total=len(intended.calls))
         judge.ask(intended, folder, Chat(endpoint, timeout), requests,

@@ -49,6 +49,11 @@ class Questions:
         return nominal_level(self.alpha / hypotheses, self.looks)
 
 
+_DEFAULTS = Questions()
+_KINDS = {str: "a text", list: "a list in [ ]", dict: "names and levels in { }", float: "a number",
+          int: "a whole number"}
+
+
 @lru_cache(maxsize=64)
 def nominal_level(alpha: float, looks: int) -> float:
     """Level at each of `looks` equally spaced looks that keeps the error over all of them at `alpha`, one-sided
@@ -83,14 +88,24 @@ def declared(grid: Mapping[str, Any] | None) -> Questions:
         if key not in known:
             raise UserError(f"analysis.{key}: unknown key, choose from {', '.join(known)}")
     questions = Questions(**section)
+    for key in known:
+        value, kind = getattr(questions, key), type(getattr(_DEFAULTS, key))
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise UserError(f"analysis.{key} is {value!r}: give {_KINDS[kind]}")
     for key in ("margin", "alpha"):
-        if not 0 < float(getattr(questions, key)) < 1:
-            raise UserError(f"analysis.{key} is {getattr(questions, key)}: give a number between 0 and 1")
-    if not 0 <= float(questions.less_alike) <= 100:
-        raise UserError(f"analysis.less_alike is {questions.less_alike}: give a chrF from 0 (all names) to 100")
-    if int(questions.looks) < 1:
-        raise UserError(f"analysis.looks is {questions.looks}: give 1 or more")
+        _within(key, getattr(questions, key), 0 < getattr(questions, key) < 1, "a number between 0 and 1")
+    _within("claim", questions.claim, 0 <= questions.claim <= 1, "a ratio from 0 to 1")
+    _within("less_alike", questions.less_alike, 0 <= questions.less_alike <= 100, "a chrF from 0 (all names) to 100")
+    _within("looks", questions.looks, questions.looks >= 1, "1 or more")
+    _within("measure", questions.measure, questions.measure in ("score", "chrf"), "score or chrf")
+    roles = ("none", "control", "target")
+    _within("text_only", questions.text_only, set(questions.text_only) <= set(roles), f"levels for {', '.join(roles)}")
     return questions
+
+
+def _within(key: str, value: Any, good: bool, wanted: str) -> None:
+    if not good:
+        raise UserError(f"analysis.{key} is {value}: give {wanted}")
 
 
 def settled(questions: Questions, languages: Iterable[str], levels: Mapping[str, Iterable[Any]]) -> Questions:

@@ -61,9 +61,9 @@ def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out
     summary.json. Raises UserError if nothing is done yet or stores disagree."""
     out = Path(out)
     collected = collect(study_dirs, desired)
-    paths = write_tables(collected, out)
     study = study_of(collected, declared(grid))
     answers = answer(study)
+    paths = write_tables(collected, out)
     guess = chance(study)
     drawn = figures(study, answers, guess)
     paths |= write_figures(drawn, out / "figures")
@@ -194,7 +194,9 @@ def _picture(name: str, figure: Any, study: Study, answers: Answers) -> dict[str
         "text-only": f"{what.capitalize()} in {study.target} with and without text-only data, one panel per backbone. "
                      f"The {study.base} text is the control: as many steps, another language.",
         "transfer": f"Concepts that had {study.target} text beside an image in training, and concepts that never had."}
-    alt = f"{caption[name]} The numbers are in the tables below."
+    which = study.which("" if name == "transfer" else None)
+    caption[name] += f" Items: {which}." if which else ""
+    alt = f"{caption[name]} The numbers of all concepts are in the tables below."
     drawn = svg(figure)
     return {"light": _data("image/svg+xml", drawn), "dark": _data("image/svg+xml", recoloured(drawn, DARK)),
             "caption": caption[name], "alt": alt}

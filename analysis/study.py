@@ -77,6 +77,14 @@ class Study:
         q, items = self.questions, self.items(self.questions.measure)
         return int(self.select(items, q.benchmark, q.target_language, q.set, less_alike=q.less_alike).sum())
 
+    def which(self, group: str | None = None) -> str:
+        """The items that decide, in words; "" if they are all. `group`: of another concept set, "" for any."""
+        q = self.questions
+        group = q.set if group is None else group
+        words = [f"concept set {group}"] * bool(group) + [f"names with less than {q.less_alike:g} chrF in common"] \
+            * bool(q.less_alike)
+        return "; ".join(words)
+
     def _estimate(self, items: Items) -> Estimates | None:
         asked = ~np.isnan(items.score).all(axis=1)
         items = items.of_runs(np.array(items.runs)[asked]).complete()
@@ -126,6 +134,10 @@ def study_of(collected: Collected, questions: Questions) -> Study:
     questions = settled(questions, languages, levels)
     axes = [axis for axis in collected.axes if axis != questions.seed_axis]
     loaded = load_items(done)
+    tasks = sorted(set(loaded[questions.measure].described["task"]))
+    if questions.benchmark not in tasks:
+        raise UserError(f"analysis.benchmark is {questions.benchmark}, which no evaluation asked: choose "
+                        f"{', '.join(tasks)}")
     likeness = loaded[questions.measure].described.get("likeness")
     if questions.less_alike and (likeness is None or likeness.isna().all()):
         raise UserError(f"analysis.less_alike is {questions.less_alike:g}, but no item says how alike its names in the "

@@ -74,8 +74,8 @@ def _benchmark(study: Study, task: str, measure: str, title: str) -> Table | Non
     lines = [[*(Cell(names.get(name, {}).get(level, level)) for name, level in zip(others, key, strict=True)), *cells]
              for key, cells in rows.items()]
     unit = "%" if measure != "chrf" else "0 to 100"
-    return Table(f"{task}-{measure}", f"{task.replace('_', ' ')}: {title} ({unit}), all concepts, held-out subsets "
-                 f"{', '.join(study.subsets(study.items(measure)))}",
+    return Table(f"{task}-{measure}", f"{task.replace('_', ' ')}: {title} ({unit}), all concepts of both sets, "
+                 f"held-out subsets {', '.join(study.subsets(study.items(measure)))}",
                  [*(name.replace("_", " ") for name in others), *[percent(level) for level in levels] * len(found)],
                  lines,
                  [("", len(others)), *((f"{name} score at {study.target} ratio", len(levels)) for _, name in found)],
@@ -111,8 +111,9 @@ def transfer_table(study: Study) -> Table | None:
         return None
     rows = _against_first(study, [seen, unseen])
     return Table("transfer", f"Transfer: {q.benchmark.replace('_', ' ')} in {study.target} on concepts that had "
-                 f"{study.target} text in training (set A) and on concepts that never had (set B); change against the "
-                 "lowest ratio", [f"{study.target} ratio", "set A", "change", "set B", "change"], rows)
+                 f"{study.target} text in training (set A) and on concepts that never had (set B){_of(study, '')}; "
+                 "change against the lowest ratio",
+                 [f"{study.target} ratio", "set A", "change", "set B", "change"], rows)
 
 
 def loss_table(study: Study) -> Table | None:
@@ -120,8 +121,9 @@ def loss_table(study: Study) -> Table | None:
     estimates = study.estimates(study.questions.base_language)
     if estimates is None:
         return None
-    return Table("loss", f"What {study.base} loses: {study.questions.benchmark.replace('_', ' ')} in {study.base}, and "
-                 "its change against the lowest ratio", [f"{study.target} ratio", study.base, "change"],
+    what = study.questions.benchmark.replace("_", " ")
+    return Table("loss", f"What {study.base} loses: {what} in {study.base}{_of(study)}, and its change "
+                 "against the lowest ratio", [f"{study.target} ratio", study.base, "change"],
                  _against_first(study, [estimates]))
 
 
@@ -133,7 +135,8 @@ def amount_table(study: Study) -> Table | None:
     q = study.questions
     rows = [[Cell(percent(share)), Cell(f"{own:,}"), Cell(f"{total:,}"), _mean(target), _mean(base)]
             for share, total, own, target, base in found.rows]
-    return Table("amount", f"{q.benchmark.replace('_', ' ')} by share and amount of {study.target} image-text samples",
+    return Table("amount", f"{q.benchmark.replace('_', ' ')} by share and amount of {study.target} image-text samples"
+                 f"{_of(study)}",
                  [f"{study.target} share", f"{study.target} samples", "samples in all", study.target, study.base], rows)
 
 
@@ -153,7 +156,8 @@ def axes_table(study: Study) -> Table | None:
             cells = [cell for one, w in zip(found, weights, strict=True) for cell in
                      (_mean(one.contrast(w[number])), _change(one.contrast(w[number] - w[0])) if number else Cell("–"))]
             rows.append([Cell(axis.replace("_", " ") if not number else ""), Cell(str(level)), *cells])
-    return Table("axes", f"{q.benchmark.replace('_', ' ')} by what else was varied; change against the first level",
+    return Table("axes", f"{q.benchmark.replace('_', ' ')} by what else was varied{_of(study)}; change against the "
+                 "first level",
                  ["axis", "level", study.target, "change", study.base, "change"], rows, labels=2) \
         if rows else None
 
@@ -170,9 +174,10 @@ def cognate_table(study: Study) -> Table | None:
     names = ["all", *(f"chrF < {limit:g}" for limit in limits)]
     heads = [head for name, size in zip(names, sizes, strict=True) for head in (f"{name} ({size})", "change")]
     who = f"{q.backbone[0]}, " if q.backbone else ""
-    return Table("cognates", f"{who}{q.benchmark.replace('_', ' ')} in {study.target}, of all concepts and of those "
-                 f"whose names in {study.target} and {study.base} are less alike (chrF; how many); change against the "
-                 "lowest ratio", [f"{study.target} ratio", *heads], _against_first(study, found, plain=True))
+    return Table("cognates", f"{who}{q.benchmark.replace('_', ' ')} in {study.target}, of all concepts"
+                 f"{f' of set {q.set}' * bool(q.set)} and of those whose names in {study.target} and {study.base} are "
+                 "less alike (chrF; how many); change against the lowest ratio",
+                 [f"{study.target} ratio", *heads], _against_first(study, found, plain=True))
 
 
 def _against_first(study: Study, found: list[Estimates], plain: bool = False) -> list[list[Cell]]:
@@ -191,6 +196,10 @@ def _against_first(study: Study, found: list[Estimates], plain: bool = False) ->
                     _change(estimates.contrast(w[number] - w[0])) if number else Cell("–")]
         rows.append(row)
     return rows
+
+
+def _of(study: Study, group: str | None = None) -> str:
+    return f" ({study.which(group)})" if study.which(group) else ""
 
 
 def _mean(contrast: Contrast) -> Cell:
@@ -232,9 +241,9 @@ def other_table(study: Study) -> Table | None:
     rows = [[Cell(percent(level)), *(_plain(means.get((level, code, metric)), metric) for code, metric in shown)]
             for level in study.levels(q.ratio_axis)]
     heads = [("", 1), *((name, sum(code == one for one, _ in shown)) for code, name in languages)]
-    caption = (f"{q.benchmark.replace('_', ' ')} (%) of all concepts as scored, without calibration, and with a blank "
-               "image instead of the real one (what can be had without seeing); share of free answers in the language "
-               "asked for (%); items that failed, which count as wrong")
+    caption = (f"{q.benchmark.replace('_', ' ')} (%) of all concepts of both sets as scored, without calibration, "
+               "and with a blank image instead of the real one (what can be had without seeing); share of free answers "
+               "in the language asked for (%); items that failed, which count as wrong")
     return Table("others", caption, [f"{study.target} ratio", *(wanted[metric] for _, metric in shown)], rows, heads)
 
 

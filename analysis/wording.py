@@ -201,10 +201,8 @@ def basis(study: Study, answers: Answers) -> str:
     of = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     spread = {"replicates": "", "interactions": " With one run per condition, interactions between the axes stand in "
               "for the differences between runs.", "none": ""}[estimates.spread]
-    which = [f"concept set {q.set}"] * bool(q.set) + [f"names with less than {q.less_alike:g} chrF in common in "
-                                                      "the two languages"] * bool(q.less_alike)
-    group = f" ({'; '.join(which)})" if which else ""
-    return (f"{int(estimates.count.sum())} runs, {of} per condition, each asked the same {study.asked()} items of "
+    group = f" ({study.which()})" if study.which() else ""
+    return (f"{int(estimates.count.sum())} runs, {of} per condition, each scored on the same {study.asked()} items of "
             f"{q.benchmark}{group}. Intervals are 95 %, over items and runs. Verdicts keep the chance of any wrong one "
             f"in the study at {percent(q.alpha)}, over {q.looks} look{'s' if q.looks > 1 else ''} at the data.{spread}")
 

@@ -17,6 +17,10 @@ def ask(run_dir: Path | str, image_path: Path | str, question: str, max_new_toke
     """The greedy answer of a finished align or finetune run. Raises UserError for a missing run or a bad image."""
     from core.model import load_run_model
 
+    if not question.strip():
+        raise UserError("the question is empty: ask something, in quotes")
+    if question.count(IMAGE) > 1:
+        raise UserError(f"the question holds {question.count(IMAGE)} {IMAGE}: there is one image, leave them out")
     image = read(image_path)
     net, processor = load_run_model(run_dir)
     return answer(net, processor, image, question, max_new_tokens)

@@ -101,6 +101,20 @@ class Mixture:
     supervise: str = "assistant"     # assistant: answers only | all: every token (language modelling)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, share in (("target_ratio", self.target_ratio), ("text_only.share", self.text_only.share)):
+            if not 0 <= share <= 1:
+                raise UserError(f"mixture.{name} is {share}: it must lie in 0..1")
+        if self.text_only.language not in ("none", "base", "target", "both"):
+            raise UserError(f"mixture.text_only.language is '{self.text_only.language}': choose none, base, target or "
+                            "both")
+        if self.samples < 1:
+            raise UserError(f"mixture.samples is {self.samples}: it must be at least 1")
+        for source in [*self.sources, *self.text_only.sources]:
+            if source.weight <= 0:
+                raise UserError(f"the weight of source {source.data}/{source.subset} is {source.weight}: it must be "
+                                "above 0")
+
 
 @dataclass
 class Pack:

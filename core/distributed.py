@@ -78,6 +78,7 @@ class World:
                 time.sleep(_LOOK)
             if self.store.get(key) != b"done":
                 raise dist.DistError("the first rank failed: see its record")
+            self.barrier()
             return None
         word = "failed"
         try:
@@ -85,6 +86,7 @@ class World:
             word = "done"
         finally:
             self.store.set(key, word)
+        self.barrier()  # the store is this rank's: it must not leave before all have looked
         return found
 
     def first_then_others(self, work: Callable[[], Any]) -> Any:

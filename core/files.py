@@ -20,8 +20,8 @@ def naming_a_full_disk(path: Path | str) -> Iterator[None]:
     """Turn "no space left" and "quota exceeded" into a UserError that names what was being written."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:  # safetensors has an exception of its own
+        if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             raise UserError(f"no space left while writing {path}: free some or choose another folder, then repeat the "
                             "command; finished work is kept") from error
         raise
@@ -76,7 +76,8 @@ def read_json(path: Path | str, default: Any = None) -> Any:
     except FileNotFoundError:
         return default
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): restore it or remove it") from error
+        raise UserError(f"{path} is not valid JSON ({error}): restore it; of a run, "
+                        "remove its folder's DONE and this file, then submit again") from error
 
 
 def append_line(path: Path | str, line: str) -> None:

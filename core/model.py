@@ -114,11 +114,12 @@ def export(run_dir: Path | str, out: Path | str, models_root: Path | str | None 
 
     Raises UserError if `out` holds files already."""
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name a new folder")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is there and not an empty folder: name a new one")
     net, processor = load_run_model(run_dir, models_root)
-    net.save_pretrained(out)
-    processor.save_pretrained(out)
+    with replacing_folder(out) as temporary:
+        net.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
     return out
 
 

@@ -164,7 +164,7 @@ class Subset:
     def _bytes(self, i: int, shard: int, offset: int, size: int) -> bytes:
         data = os.pread(self._descriptor(shard), size, offset)
         if len(data) != size:
-            raise Corrupt(self.key(i), f"its shard ends after {offset + len(data)} bytes, {offset + size} are indexed")
+            raise Corrupt(self.key(i), f"{self._shards[shard]} ends before byte {offset + size}, this sample's end")
         return data
 
     def _descriptor(self, shard: int) -> int:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ def build(name: str, out: Path | str | None = None, lang: str = "eu",
     option, and whatever the builder finds wrong."""
     from data_tools import emoji, sources
 
+    if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*", lang):
+        raise UserError(f"--lang {lang} is no language code: give one such as eu, cy or pt-BR")
     if name not in NAMES and name not in sources.names():
         raise UserError(f"unknown data set '{name}': `begira data build` knows {', '.join((*NAMES, *sources.names()))}")
     builder: Any = emoji if name in NAMES else sources

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def _check_index(path: Path, shard: dict[str, Any], rows: list[tuple], languages
     try:
         with np.load(path) as stored:
             columns = [stored[f].tolist() for f in fields]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         return [finding("stale index", shard["index"], detail=f"unreadable: {error}")]
     if not len(columns[0]) == len(rows) == shard["samples"]:
         return [finding("stale index", shard["index"], detail=f"{len(columns[0])} rows, {len(rows)} samples in the tar,"

@@ -92,7 +92,8 @@ def fetch(wanted: Iterable[Package], say: Callable[[str], None] = lambda _: None
 
 def _npm(batch: list[Package]) -> dict[str, Path]:
     with tempfile.TemporaryDirectory() as folder:
-        result = call([*_npm_command(), "pack", *[p.label for p in batch], "--ignore-scripts", "--loglevel=error"],
+        result = call([*_npm_command(), "pack", *[p.label for p in batch], "--prefer-offline", "--ignore-scripts",
+                       "--loglevel=error"],
                        folder)
         # npm stops at the first failure; what is whole already is kept for the next try
         found = {p.name: _keep(Path(folder) / Path(p.file).name, p) for p in batch

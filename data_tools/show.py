@@ -16,7 +16,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import replacing, write_text
-from core.shards import DataSet, Subset
+from core.shards import Corrupt, DataSet, Subset
 from data_tools import page, statistics
 from data_tools.shards import texts
 
@@ -33,10 +33,15 @@ def show(path: Path | str, tokenizer: Path | str | None = None, sheet: Path | st
     only), tokens_per_word (fertility), tokens_as_trained by length file, lengths (quartiles of characters per sample),
     histogram, without_text and languages_found (`data_tools.statistics`) and twenty_percent: what a ratio of 0.2 of the
     samples is in tokens. Raises UserError if `path` is no data set."""
-    data = DataSet(path)
+    try:
+        return _show(DataSet(path), Path(sheet) if sheet else Path(path) / "contact-sheet", tokenizer, images)
+    except Corrupt as error:
+        raise UserError(f"{error}: `begira data check {path}` names all that is broken") from error
+
+
+def _show(data: DataSet, target: Path, tokenizer: Path | str | None, images: int) -> dict[str, Any]:
     count = _counter(tokenizer) if tokenizer else None
     rows = [_row(data.subset(name), entry, count) for name, entry in sorted(data.manifest["subsets"].items())]
-    target = Path(sheet) if sheet else Path(path) / "contact-sheet"
     chosen = [pick for entry in rows if entry["images"] for pick in _picks(data.subset(entry["subset"]), images)]
     written = write_sheet(target, data.name, chosen) if chosen else []
     result = {"name": data.name, "languages": data.languages, "fingerprint": data.manifest.get("fingerprint"),

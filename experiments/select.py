@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from core.errors import UserError
 from experiments.expand import Desired
 from experiments.overrides import parse
-from experiments.points import fulfils
+from experiments.points import COMPARISON, fulfils
 from experiments.state import State, Status
 from experiments.words import one_of, text
 
@@ -14,7 +14,7 @@ from experiments.words import one_of, text
 def select(runs: Sequence[Desired], statuses: Mapping[str, Status], words: Iterable[str]) -> list[Desired]:
     """The runs that every selector fits. A word without `=` is a run id (or its beginning), or a name.
 
-    Raises UserError for an unknown axis, stage or state, and for an id that no run has."""
+    Raises UserError for an unknown axis, value, stage or state, and for an id that no run has."""
     words = list(words)
     plain = [word for word in words if "=" not in word]
     wanted = parse(word for word in words if "=" in word)
@@ -22,6 +22,8 @@ def select(runs: Sequence[Desired], statuses: Mapping[str, Status], words: Itera
     for key, value in wanted.items():
         one_of(key, [*sorted(axes), "stage", "state", "id", "name"], "unknown selector")
         choices = {"stage": {run.stage for run in runs}, "state": {str(state) for state in State}}.get(key)
+        if key in axes and not (isinstance(value, str) and COMPARISON.match(value)):
+            choices = {text(run.axes[key]) for run in runs if key in run.axes}
         for one in value if isinstance(value, list) else [value]:
             if choices:
                 one_of(text(one), sorted(choices), f"no {key}")

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from core.errors import UserError
 from slurm.progress import Row, counts, duration
 
 _COLOURS = {"done": "green", "running": "cyan", "starting": "cyan", "failed": "red", "lost": "red", "blocked": "red",
@@ -44,8 +45,15 @@ def summary(table: Sequence[Row]) -> str:
 
 
 def watch(ask: Callable[[], Sequence[Row]], every: float) -> None:
-    """The status table, refreshed every `every` seconds until Ctrl-C."""
-    with Live(console=console(), refresh_per_second=4, screen=sys.stdout.isatty()) as live:
+    """The status table, refreshed every `every` seconds until Ctrl-C; without a terminal, one below the other."""
+    if every <= 0:
+        raise UserError(f"--every is {every:g}: give seconds above 0")
+    while not sys.stdout.isatty():
+        found = ask()
+        console().print(Group(status_table(found), Text(summary(found))))
+        sys.stdout.flush()
+        time.sleep(every)
+    with Live(console=console(), refresh_per_second=4, screen=True) as live:
         while True:
             found = ask()
             live.update(Group(status_table(found), Text(summary(found), style="bold")))

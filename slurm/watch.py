@@ -27,7 +27,7 @@ from slurm.forkserver import die_with_parent
 LAUNCH = "launch.json"
 FACTOR, SLACK = 3.0, 20.0            # of the median step; seconds
 PATIENCE = 3600.0                    # seconds for a phase that is not training, and until two steps are known
-EVERY, SELDOM = 1.0, 5.0             # seconds between looks of rank 0 and of the others: they share one file system
+EVERY, SELDOM = 1.0, 5.0             # seconds between looks; the latter of other ranks than 0, once the run is theirs
 DUMP_SECONDS = 3.0                   # for the ranks to write their stacks
 
 
@@ -100,7 +100,7 @@ def main(run: Path, launch: str, job: str, node: str, rank: int) -> None:
                 if waited is not None:
                     end_hang(run, progress, waited, job, node, rank_process)
                     return
-        time.sleep(SELDOM if rank else EVERY)
+        time.sleep(SELDOM if rank and began else EVERY)
 
 
 def end_hang(run: Path, progress: Progress, waited: float, job: str, node: str, rank_process: int) -> None:

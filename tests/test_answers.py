@@ -135,3 +135,17 @@ def test_roles_are_found_by_name():
     assert found.backbone == ["llama", "latxa"]
     assert found.text_only == {"none": "none", "control": "base", "target": "target"}
     assert found.target_language == "eu"
+
+
+def test_degrees_of_freedom_do_not_fall_below_those_of_the_parts():
+    """Where noise taken off the runs' spread leaves little, a quotient of squares says .05: a half-width of 1e13."""
+    from analysis.estimates import Estimates
+
+    by_item = np.random.default_rng(0).normal(0, .01, (2, 50))
+    spread = np.eye(2) * .02
+    estimates = Estimates(None, by_item.mean(1), by_item, spread, spread * .9999, 2.0, "replicates", np.ones(2), [],
+                          np.zeros(2), np.zeros(2, int))
+    contrast = estimates.contrast(np.array([1.0, -1.0]))
+    assert contrast.df == 2.0
+    low, high = contrast.interval()
+    assert 0 < high - low < 10 * contrast.error

@@ -47,6 +47,34 @@ print(json.dumps(answer))
     assert answer == ask(run.path, tmp_path / "image.png", "Zer da hau?") == "gorri"
 
 
+def test_an_export_that_fails_leaves_nothing_and_can_be_repeated(run, tmp_path, monkeypatch):
+    from core import model
+
+    load = model.load_run_model
+
+    class Full:
+        def save_pretrained(self, folder):
+            raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model, "load_run_model", lambda *words: (load(*words)[0], Full()))
+    with pytest.raises(UserError, match=r"no space left while writing .*exported"):
+        export(run.path, tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    (tmp_path / "exported").mkdir()
+    assert (export(run.path, tmp_path / "exported") / "config.json").exists()
+    (tmp_path / "file").touch()
+    for taken in ("exported", "file"):
+        with pytest.raises(UserError, match=f"{taken} is there and not an empty folder"):
+            export(run.path, tmp_path / taken)
+
+
+def test_a_question_that_cannot_be_asked_is_the_users_mistake(run, tmp_path):
+    for question, says in ((" ", "the question is empty"), ("<image> <image>", "holds 2 <image>")):
+        with pytest.raises(UserError, match=says):
+            ask(run.path, tmp_path / "image.png", question)
+
+
 def test_a_bad_image_is_the_users_mistake(run, tmp_path):
     with pytest.raises(UserError, match="no image"):
         ask(run.path, tmp_path / "none.png", "What is this?")

@@ -109,12 +109,41 @@ def test_mistakes_are_one_line_and_exit_with_2(tmp_path, monkeypatch, capsys, wo
 
 def test_our_faults_exit_with_1_and_debug_shows_where(tmp_path):
     begira = Begira(tmp_path)
+    begira("submit", TINY)
+    for record in begira.runs.glob("tiny/*/*/attempts/0001.json"):
+        record.write_text("[]")
+    begira("status", TINY, code=1)
+    assert begira.error.count("\n") == 1 and "a fault of begira's" in begira.error and "Traceback" not in begira.error
+    begira("status", TINY, "--debug", code=1)
+    assert "Traceback" in begira.error
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    begira = Begira(tmp_path)
     begira.runs.mkdir(parents=True)
     (begira.runs / "tiny").write_text("a file where the study's folder should be")
-    begira("submit", TINY, code=1)
-    assert begira.error.count("\n") == 1 and "Traceback" not in begira.error
-    begira("submit", TINY, "--debug", code=1)
-    assert "Traceback" in begira.error
+    begira("submit", TINY, code=2)
+    assert begira.error.count("\n") == 1 and "runs/tiny/" in begira.error and "Not a directory" in begira.error
+
+
+def test_without_a_verb_the_help_is_shown(tmp_path):
+    begira = Begira(tmp_path)
+    begira(code=2)
+    assert "\nCommands:\n" in begira.error and "\n  submit " in begira.error
+
+
+def test_what_can_never_run_is_refused_before_anything_runs(tmp_path):
+    begira = Begira(tmp_path)
+    begira("plan", "mini", "target_ratio=1.5", code=2)
+    assert "mixture.target_ratio is 1.5: it must lie in 0..1" in begira.error
+    for analysis, says in (("{foo: 7}", "analysis.foo: unknown key"), ("{less_alike: abc}", "give a number"),
+                           ("{backbone: llama}", r"give a list in [ ]"), ("{claim: 7}", "give a ratio from 0 to 1")):
+        grid = tmp_path / "asks.yaml"
+        grid.write_text(f"inherit: mini\nname: asks\nanalysis: {analysis}\n")
+        for verb in ("plan", "submit"):
+            begira(verb, str(grid), code=2)
+            assert says in begira.error and begira.error.count("\n") == 1, begira.error
+    assert not (begira.runs / "asks").exists()
 
 
 def test_paper_is_planned_without_its_models_and_submit_refuses(tmp_path):
@@ -143,3 +172,22 @@ def test_help_names_every_verb():
                  "run", "data"):
         assert f" {verb} " in text
     assert "Read a whole data set" in begira("data", "--help")
+
+
+def test_watching_without_a_terminal_prints_every_round(done):
+    process = done.start("status", TINY, *PART, "--watch", "--every", ".2")
+    try:
+        rounds = [line for line in (process.stdout.readline() for _ in range(20)) if " runs: " in line]
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(rounds) >= 2
+    done("status", TINY, "--watch", "--every", "-1", code=2)
+    assert "give seconds above 0" in done.error
+
+
+def test_an_axis_value_that_no_run_has_is_refused(done):
+    for word in ("backbone=gpt", "target_ratio=0.7"):
+        done("status", TINY, word, code=2)
+        assert f"no {word.partition('=')[0]}" in done.error and done.error.count("\n") == 1
+    assert "2 runs" in done("status", TINY, *PART)

@@ -165,3 +165,20 @@ def test_an_unreadable_file_is_named(store):
         load_items(evaluations(store))
     with pytest.raises(UserError, match="no runs in"):
         collect([store / "evaluate"])
+
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda run: (run / "result.json").unlink(), "remove its DONE"),
+    (lambda run: (run / "items.parquet").unlink(), "remove its DONE"),
+    (lambda run: (run / "result.json").write_text("{}"), "remove its DONE"),
+    (lambda run: (run / "result.json").write_text("[]"), "remove its DONE"),
+    (lambda run: (run / "result.json").write_text("{"), "is not valid JSON"),
+    (lambda run: (run / "spec.json").write_text("{}"), "remove the run's folder")])
+def test_a_damaged_run_is_named_with_its_remedy(tmp_path, damage, says):
+    directory = simulate(tmp_path, ratios=(0.0, 1.0), backbones=("llama",), text_only=("none",), seeds=(0,), items=20,
+                         tasks=("naming",), generate=False, styles=("eval-emojione",))
+    run = next(directory.glob("evaluate/*/items.parquet")).parent
+    damage(run)
+    with pytest.raises(UserError, match=says) as caught:
+        collect([directory])
+    assert run.name in str(caught.value) and "\n" not in str(caught.value)
