@@ -153,7 +153,9 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
 
 
 def _panel_words(study: Study, shown: Panel) -> list[str]:
-    return [f"{shown.task.replace('_', ' ').capitalize()} on images of a style that no model was trained on. The items "
+    q = study.questions
+    who = f"{q.backbone[0]} without text-only data, first seed: " if q.backbone else ""
+    return [f"{who}{shown.task.replace('_', ' ')} on images of a style that no model was trained on. The items "
             "were picked by the hash of their concept, not by the answers; a model picks one of the given options."]
 
 
