@@ -44,8 +44,16 @@ def test_too_little_data_decides_nothing_and_says_what_would():
     _, answers = simulated.answers()
     assert {one.verdict for one in answers.all()} == {"not decided"}
     assert any(one.further_seeds for one in answers.all())
-    with pytest.raises(UserError, match=r"analysis.margn: unknown key"):
-        declared({"analysis": {"margn": .1}})
+
+
+@pytest.mark.parametrize("section, says", [
+    ({"margn": .1}, "analysis.margn: unknown key"), ({"margin": "wide"}, "analysis.margin is 'wide': give a number"),
+    ({"less_alike": None}, "analysis.less_alike is None: give a number"), ({"claim": 7}, "give a ratio from 0 to 1"),
+    ({"backbone": "llama"}, r"analysis.backbone is 'llama': give a list in \[ \]"), ({"looks": 0}, "give 1 or more"),
+    ({"text_only": {"klingon": "x"}}, "give levels for none, control, target"), ({"measure": "bleu"}, "score or chrf")])
+def test_a_declaration_that_makes_no_sense_is_refused(section, says):
+    with pytest.raises(UserError, match=says):
+        declared({"analysis": section})
 
 
 def test_small_validity_run():
