@@ -22,6 +22,8 @@ __all__ = ["Judge", "answers", "ask", "plan", "read", "write_page", "write_reque
 def answers(study_dirs: Iterable[Path], grid: Mapping[str, Any], tasks: list[str] | None, languages: list[str] | None,
             items: int, chosen: set[str] | None) -> Answered:
     """The free answers of the study's finished evaluations, of the `chosen` runs where some are."""
+    if items < 0:
+        raise UserError(f"--items is {items}: give how many, or 0 for all")
     runs = [run for run in read_stores(study_dirs) if chosen is None or run.id in chosen]
     return answered(runs, Scope(tuple(tasks or ()), tuple(languages or ()), items), declared(grid).seed_axis)
 
@@ -57,7 +59,10 @@ def read(folder: Path, path: Path) -> str:
     """Votes or results of a batch, by the name's end."""
     if not path.exists():
         raise UserError(f"{path} does not exist: give votes that an arena page saved, or the results of a batch")
-    count = judge.read_batch(folder, path) if path.suffix == ".jsonl" else arena.read(folder, path)
+    try:
+        count = judge.read_batch(folder, path) if path.suffix == ".jsonl" else arena.read(folder, path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text: give votes that an arena page saved, or the results of a batch") from error
     return f"{count} judgements read from {path}; {_standing(folder)}"
 
 

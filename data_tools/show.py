@@ -99,7 +99,11 @@ def _counter(tokenizer: Path | str) -> Any:
 
     if not Path(tokenizer).is_dir():
         raise UserError(f"tokenizer folder {tokenizer} does not exist: give a folder that holds tokenizer.json")
-    loaded = AutoTokenizer.from_pretrained(str(tokenizer))
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(tokenizer))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{tokenizer} holds no tokenizer that transformers can load: give a folder that holds "
+                        "tokenizer.json") from error
     return lambda batch: sum(map(len, loaded(batch, add_special_tokens=False)["input_ids"]))
 
 

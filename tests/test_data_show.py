@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from toydata import picture
 
+from core.errors import UserError
 from core.shards import DataSet
 from data_tools.dataset import Sample, building
 from data_tools.describe import shown
@@ -81,6 +82,20 @@ def test_page_table_and_json_say_the_same(data):
     text = " ".join(page.words)
     assert page.loads == [] and "33.3%" in text and "<d>" in text and "<s>" in text
     assert "images without eu text" in text and text.count("image, e") == 2
+
+
+def test_a_folder_without_a_tokenizer_and_a_cut_shard_are_named(data, tmp_path):
+    import shutil
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no tokenizer"):
+        show(data, tokenizer=tmp_path / "empty", sheet=tmp_path / "sheet")
+    cut = tmp_path / "cut"
+    shutil.copytree(data, cut)
+    for shard in cut.glob("*/*.tar"):
+        shard.write_bytes(shard.read_bytes()[:600])
+    with pytest.raises(UserError, match=r"\.tar ends before byte \d+.*begira data check .*cut` names all"):
+        show(cut, sheet=tmp_path / "sheet")
 
 
 def test_fertility_needs_a_tokenizer(data, tmp_path):
