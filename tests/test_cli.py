@@ -109,7 +109,7 @@ def test_mistakes_are_one_line_and_exit_with_2(tmp_path, monkeypatch, capsys, wo
 
 def test_our_faults_exit_with_1_and_debug_shows_where(tmp_path):
     begira = Begira(tmp_path)
-    begira("submit", TINY)
+    begira("submit", TINY, *PART)
     for record in begira.runs.glob("tiny/*/*/attempts/0001.json"):
         record.write_text("[]")
     begira("status", TINY, code=1)
@@ -132,15 +132,19 @@ def test_without_a_verb_the_help_is_shown(tmp_path):
     assert "\nCommands:\n" in begira.error and "\n  submit " in begira.error
 
 
-def test_what_can_never_run_is_refused_before_anything_runs(tmp_path):
-    begira, grid = Begira(tmp_path), tmp_path / "asks.yaml"
-    begira("plan", "mini", "target_ratio=1.5", code=2)
-    assert "mixture.target_ratio is 1.5: it must lie in 0..1" in begira.error
-    grid.write_text("inherit: mini\nname: asks\nanalysis: {foo: 7}\n")
-    for verb in ("plan", "submit"):
-        begira(verb, str(grid), code=2)
-        assert "analysis.foo: unknown key" in begira.error and begira.error.count("\n") == 1
-    assert not (begira.runs / "asks").exists()
+@pytest.mark.parametrize("words, says", [
+    (["plan", "mini", "target_ratio=1.5"], "mixture.target_ratio is 1.5: it must lie in 0..1"),
+    (["plan", "asks.yaml"], "analysis.foo: unknown key"), (["submit", "asks.yaml"], "analysis.foo: unknown key")])
+def test_what_can_never_run_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.setenv("BEGIRA_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asks.yaml").write_text("inherit: mini\nname: asks\nanalysis: {foo: 7}\n")
+    monkeypatch.setattr(sys, "argv", ["begira", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and says in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_paper_is_planned_without_its_models_and_submit_refuses(tmp_path):

@@ -13,8 +13,8 @@ from core.errors import Stopped, UserError
 from experiments.execute import classify
 from tests.ranks import run_ranks
 
-SHORT = timedelta(seconds=2)
-LONGER = 3.5
+SHORT = timedelta(seconds=3)
+LONGER = 4.5
 
 
 def _alone(path):
