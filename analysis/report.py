@@ -198,7 +198,7 @@ def _picture(name: str, figure: Any, study: Study, answers: Answers) -> dict[str
         "transfer": f"Concepts that had {study.target} text beside an image in training, and concepts that never had."}
     which = study.which("" if name == "transfer" else None)
     caption[name] += f" Items: {which}." if which else ""
-    alt = f"{caption[name]} The numbers of all concepts are in the tables below."
+    alt = f"{caption[name]} The numbers are in the tables below."
     drawn = svg(figure)
     return {"light": _data("image/svg+xml", drawn), "dark": _data("image/svg+xml", recoloured(drawn, DARK)),
             "caption": caption[name], "alt": alt}

@@ -78,16 +78,25 @@ def read_stores(study_dirs: Iterable[Path | str]) -> list[Stored]:
 
 def _read(path: Path, spec: dict[str, Any] | None) -> Stored:
     attempts = [read_json(file) for file in sorted((path / "attempts").glob("[0-9]*.json")) if file.stem.isdigit()]
-    run = Stored(path, spec or read_json(path / "spec.json"), read_json(path / "result.json", {}),
+    result = _parsed(path / "result.json")
+    run = Stored(path, spec or _parsed(path / "spec.json"), result if isinstance(result, dict) else {},
                  (path / "DONE").exists(), attempts)
     if not isinstance(run.spec, dict) or not {"id", "stage"} <= set(run.spec):
         raise UserError(f"{path / 'spec.json'} is damaged: remove the run's folder, then `begira submit` makes it anew")
     wanted = ["metrics"] if run.spec.get("function", "").endswith(":evaluate") else []
-    whole = isinstance(run.result, dict) and set(wanted) <= set(run.result)
+    whole = isinstance(result, dict) and set(wanted) <= set(result)
     if run.done and (not whole or (wanted and not (path / "items.parquet").exists())):
         raise UserError(f"{path} is done, but its result.json or items.parquet is damaged or gone: remove its DONE, "
                         "then `begira submit` does it again")
     return run
+
+
+def _parsed(path: Path) -> Any:
+    """None where there is nothing, or no JSON."""
+    try:
+        return read_json(path)
+    except UserError:
+        return None
 
 
 def _agreed(one: Stored, two: Stored) -> Stored:

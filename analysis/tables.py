@@ -40,23 +40,23 @@ class Table:
 
 
 def benchmark_tables(study: Study) -> list[Table]:
-    """One table per benchmark and measure: every condition, both languages, best and not worse than best marked."""
-    made = []
+    """One table per benchmark and measure: every condition, both languages, best and not worse than best marked; first
+    the score that decides, where not all items do."""
+    q = study.questions
+    wanted = [(q.benchmark, q.measure, True)] * bool(study.which())
     for measure in ("score", "chrf"):
-        kinds = study.items(measure).described.groupby("task")["kind"].first()
-        for task in sorted(kinds.index, key=lambda name: (name != study.questions.benchmark, name)):
-            title = "chrF" if measure == "chrf" else TITLES.get(kinds[task], "score")
-            table = _benchmark(study, task, measure, title)
-            if table is not None:
-                made.append(table)
-    return made
+        tasks = set(study.items(measure).described["task"])
+        wanted += [(task, measure, False) for task in sorted(tasks, key=lambda name: (name != q.benchmark, name))]
+    return [table for one in wanted if (table := _benchmark(study, *one)) is not None]
 
 
-def _benchmark(study: Study, task: str, measure: str, title: str) -> Table | None:
+def _benchmark(study: Study, task: str, measure: str, decides: bool) -> Table | None:
+    """A row per condition, a column per ratio and language; of the items that decide, or of all."""
     q = study.questions
     axis, levels = q.ratio_axis, study.levels(q.ratio_axis)
     languages = [(q.target_language, study.target), (q.base_language, study.base)]
-    found = [(study.estimates(code, task, "", measure, less_alike=0), name) for code, name in languages]
+    items = {} if decides else {"group": "", "less_alike": 0}
+    found = [(study.estimates(code, task, measure=measure, **items), name) for code, name in languages]
     found = [(estimates, name) for estimates, name in found if estimates is not None]
     if not found or axis not in study.axes:
         return None
@@ -73,8 +73,10 @@ def _benchmark(study: Study, task: str, measure: str, title: str) -> Table | Non
                                                       for name, level in zip(others, row[0], strict=True)]))
     lines = [[*(Cell(names.get(name, {}).get(level, level)) for name, level in zip(others, key, strict=True)), *cells]
              for key, cells in rows.items()]
-    unit = "%" if measure != "chrf" else "0 to 100"
-    return Table(f"{task}-{measure}", f"{task.replace('_', ' ')}: {title} ({unit}), all concepts of both sets, "
+    kind = study.items(measure).described.groupby("task")["kind"].first()[task]
+    title = "chrF (0 to 100)" if measure == "chrf" else f"{TITLES.get(kind, 'score')} (%)"
+    which = f"what decides ({study.which()})" if decides else "all concepts of both sets"
+    return Table(f"{task}{'-decides' * decides}-{measure}", f"{task.replace('_', ' ')}: {title}, {which}, "
                  f"held-out subsets {', '.join(study.subsets(study.items(measure)))}",
                  [*(name.replace("_", " ") for name in others), *[percent(level) for level in levels] * len(found)],
                  lines,

@@ -97,8 +97,8 @@ class World:
 
 def environment() -> tuple[int, int, int]:
     """rank, world size and local rank, from the environment; a lone rank where nothing is set."""
-    return tuple(int(os.environ.get(*word)) for word in  # type: ignore[arg-type, return-value]
-                 (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
+    get = os.environ.get
+    return int(get("RANK", 0)), int(get("WORLD_SIZE", 1)), int(get("LOCAL_RANK", 0))
 
 
 @contextmanager

@@ -76,8 +76,7 @@ def read_json(path: Path | str, default: Any = None) -> Any:
     except FileNotFoundError:
         return default
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): restore it; of a run, "
-                        "remove its folder's DONE and this file, then submit again") from error
+        raise UserError(f"{path} is not valid JSON ({error}): restore it or remove it") from error
 
 
 def append_line(path: Path | str, line: str) -> None:

@@ -22,10 +22,10 @@ def select(runs: Sequence[Desired], statuses: Mapping[str, Status], words: Itera
     for key, value in wanted.items():
         one_of(key, [*sorted(axes), "stage", "state", "id", "name"], "unknown selector")
         choices = {"stage": {run.stage for run in runs}, "state": {str(state) for state in State}}.get(key)
-        if key in axes and not (isinstance(value, str) and COMPARISON.match(value)):
+        if key in axes:
             choices = {text(run.axes[key]) for run in runs if key in run.axes}
         for one in value if isinstance(value, list) else [value]:
-            if choices:
+            if choices and not COMPARISON.match(str(one)):
                 one_of(text(one), sorted(choices), f"no {key}")
     for word in plain:
         if not any(_called(run, word) for run in runs):

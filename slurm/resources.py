@@ -1,8 +1,8 @@
 """What a run asks of a site: nodes, ranks, cores, memory, minutes, partition; and how a global batch is laid on GPUs.
 
 Pure. The global batch and the data order are the run's and stay: a site only decides how many ranks share a batch, how
-many packs a rank takes at a time (micro-batch), and how often it accumulates. Memory is estimated as in ZeRO
-(Rajbhandari et al. 2020, section 3): 2 bytes a parameter for weights, 4 for gradients, 12 for Adam's states.
+many packs a rank takes at a time (micro-batch), and how often it accumulates. What the states take is what the card of
+a training says (core.card).
 """
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from core.card import Counts, state_bytes
 from core.errors import UserError
 from slurm.profile import Partition, Profile
 
@@ -98,10 +99,9 @@ def fit(profile: Profile, global_batch: int, shape: Shape, tokens: int, checkpoi
 
 
 def states(shape: Shape, ranks: int, zero_stage: int) -> float:
-    """Bytes of weights, gradients and optimiser states on each rank."""
-    weights, gradients, optimiser = 2 * shape.parameters, 4 * shape.trained, 12 * shape.trained
-    return (weights / (ranks if zero_stage == 3 else 1) + gradients / (ranks if zero_stage >= 2 else 1)
-            + optimiser / (ranks if zero_stage >= 1 else 1))
+    """Bytes of weights, gradients and optimiser states on each rank, in bf16."""
+    counts = {"model": Counts(int(shape.parameters), int(shape.trained))}
+    return state_bytes(counts, "bfloat16", ranks)[zero_stage]
 
 
 def request(profile: Profile, runtime: Mapping[str, Any], starved: int = 0, late: int = 0) -> Request:

@@ -172,7 +172,7 @@ def test_an_unreadable_file_is_named(store):
     (lambda run: (run / "items.parquet").unlink(), "remove its DONE"),
     (lambda run: (run / "result.json").write_text("{}"), "remove its DONE"),
     (lambda run: (run / "result.json").write_text("[]"), "remove its DONE"),
-    (lambda run: (run / "result.json").write_text("{"), "is not valid JSON"),
+    (lambda run: (run / "result.json").write_text("{"), "remove its DONE"),
     (lambda run: (run / "spec.json").write_text("{}"), "remove the run's folder")])
 def test_a_damaged_run_is_named_with_its_remedy(tmp_path, damage, says):
     directory = simulate(tmp_path, ratios=(0.0, 1.0), backbones=("llama",), text_only=("none",), seeds=(0,), items=20,

@@ -168,3 +168,16 @@ def test_a_two_tower_model_gives_its_vision_half(folders, tmp_path):
     built = assemble(tmp_path, folders["lm"], Model())
     assert type(built.net.model.vision_tower).__name__ == "CLIPVisionModel" and built.image_tokens == 4
     assert vision_features(built.net.model.vision_tower, torch.zeros(1, 3, 16, 16), -2, "default").shape == (1, 4, 24)
+
+
+def test_flash_attention_is_for_half_precision(monkeypatch):
+    """Its kernels refuse float32, which the miniature trains in."""
+    import transformers.utils
+
+    from core.assemble import attention
+
+    assert attention(torch.bfloat16) == "sdpa" or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(transformers.utils, "is_flash_attn_2_available", lambda: True)
+    assert [attention(dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)] == [
+        "flash_attention_2", "flash_attention_2", "sdpa"]

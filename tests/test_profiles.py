@@ -1,11 +1,14 @@
 """Sites: billing as they document it, limits, and a global batch that stays the same whatever the site."""
+from dataclasses import replace
+
 import pytest
 
+from core.card import Counts, state_bytes
 from core.errors import UserError
 from experiments.state import Attempt
 from slurm.cluster import striking_nodes
 from slurm.profile import FOLDER, Billing, Profile, load
-from slurm.resources import Shape, cost, fit, request
+from slurm.resources import Shape, cost, fit, request, states
 from slurm.sizes import parameters
 
 LATXA_8B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -100,3 +103,13 @@ def test_own_profile_inherits(tmp_path):
     (tmp_path / "ours.yaml").write_text("inherit: leonardo\nminuts: 60\n")
     with pytest.raises(UserError, match="did you mean 'minutes'"):
         load(str(tmp_path / "ours.yaml"))
+
+
+def test_memory_is_what_the_card_of_a_training_says_and_the_gradient_of_its_head():
+    size = parameters(LATXA_8B)
+    whole, headless = (Shape(size, trained, 4096, 32, 128256) for trained in (size, size - 1))
+    counts = {"model": Counts(int(size), int(size))}
+    assert [states(whole, 4, stage) for stage in range(4)] == list(state_bytes(counts, "bfloat16", 4).values())
+    profile = load("generic")
+    profile = replace(profile, node=replace(profile.node, gpus=4, gpu_memory_gb=46))
+    assert (fit(profile, 128, headless, 4096).nodes, fit(profile, 128, whole, 4096).nodes) == (1, 2)
