@@ -165,6 +165,7 @@ def test_show_counts_words_and_writes_a_sheet(welsh, tmp_path):
 
 def test_what_the_user_can_mend_is_one_line(welsh, tmp_path):
     cases = [({"lang": "xx"}, "CLDR has no names in language 'xx'"), ({"lang": "en"}, "base language"),
+             ({"lang": "../x"}, "--lang ../x is no language code"),
              ({"name": "emoij"}, "unknown data set"), ({"overrides": {"szie": 4}}, "did you mean 'size'"),
              ({"overrides": {"text": "web"}}, "choose one of")]
     for change, expected in cases:

@@ -227,6 +227,16 @@ def test_no_server_is_said_and_nothing_is_lost(found, tmp_path):
     assert {line["status"] for line in Journal(path_of(tmp_path, BLIND.name)).lines.values()} == {"same"}
 
 
+def test_what_cannot_be_asked_or_read_is_refused(begira, tmp_path):
+    (tmp_path / "votes.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    for words, says in ((("--endpoint", "foo", "--model", "x"), "--endpoint foo is no address"),
+                        (("--items", "-3", "--dry-run"), "--items is -3"),
+                        (("--read", str(tmp_path / "votes.csv")), "votes.csv is no text")):
+        begira("judge", "mini", "--no-images", "--out", str(tmp_path / "out"), *words, code=2)
+        assert says in begira.error and begira.error.count("\n") == 1, begira.error
+    assert not list(tmp_path.glob("out/**/*.parquet"))
+
+
 def test_tables_say_who_is_preferred_and_how_far_to_trust(runs, found, tmp_path):
     judged_by(found, tmp_path / "judge", share=0.2)
     preferred, trust = judge_tables(runs, tmp_path / "judge")
