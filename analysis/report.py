@@ -72,7 +72,7 @@ def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out
     pictures = {name: _picture(name, figure, study, answers) for name, figure in drawn.items()}
     title = str((grid or {}).get("name") or collected.runs[0].spec.get("study") or "study")
     sources = provenance_tables(study, paths["table.csv"])
-    page = _page(study, answers, title, made, pictures, panel(study, answers), sources, sorted(paths))
+    page = _page(study, answers, title, made, pictures, panel(study, answers), sources, sorted(paths), guess)
     paths["report.html"] = out / "report.html"
     write_text(paths["report.html"], page)
     summary = {"study": title, "answers": [_summary(study, answers, one) for one in answers.all()],
@@ -101,7 +101,7 @@ def _summary(study: Study, answers: Answers, one: Any) -> dict[str, Any]:
 
 
 def _page(study: Study, answers: Answers, title: str, made: dict[str, Table], pictures: dict[str, dict[str, str]],
-          shown: Panel, sources: list[Table], files: list[str]) -> str:
+          shown: Panel, sources: list[Table], files: list[str], guess: float | None) -> str:
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
@@ -112,7 +112,7 @@ def _page(study: Study, answers: Answers, title: str, made: dict[str, Table], pi
               "tone": {"yes": "yes", "no": "no"}.get(one.verdict, "open"), "outlook": wording.outlook(one),
               "forest": Markup(forest(one, study.questions.margin)),
               "sentence": wording.sentence(study, answers, one)} for one in answers.all()]
-    body = _sections(study, made, pictures, shown, sources)
+    body = _sections(study, made, pictures, shown, sources, guess)
     return environment.get_template("report.html.jinja").render(
         title=title, question=wording.study_question(study), cards=cards, main=pictures["ratio"], body=body,
         basis=f"{wording.basis(study, answers)} {wording.realised(study)}", checks=_checks(answers),
@@ -122,7 +122,7 @@ def _page(study: Study, answers: Answers, title: str, made: dict[str, Table], pi
 
 
 def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str, str]], shown: Panel,
-              sources: list[Table]) -> list[Section]:
+              sources: list[Table], guess: float | None) -> list[Section]:
     def of(*names: str) -> list[Table]:
         return [made[name] for name in names if name in made]
 
@@ -144,7 +144,7 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
         Section("loss", f"What {study.base} loses", wording.loss(study), tables=of("loss")),
         Section("amount", "Share or amount", wording.share_or_amount(study), tables=of("amount")),
         Section("axes", "What else was varied", tables=of("axes")),
-        Section("cognates", "Names that look alike", tables=of("cognates")),
+        Section("cognates", "Names that look alike", wording.floor(study, guess), tables=of("cognates")),
         Section("controls", "Controls and language of the answers", tables=of("others")),
         Section("cost", "What it took", tables=of("cost", "goodput", "cost-answers")),
         Section("missing", "What is missing", wording.completeness(study), tables=of("missing")),

@@ -15,6 +15,7 @@ from analysis.items import Items, load_items
 from analysis.names import language_name
 from analysis.questions import Questions, settled
 from core.errors import UserError
+from core.summary import LESS_ALIKE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +72,10 @@ class Study:
             mask = self.select(items, key[1], language, key[2], None if subsets is None else list(subsets), key[5])
             self._estimates[key] = self._estimate(items.only(mask))
         return self._estimates[key]
+
+    def limits(self) -> list[float]:
+        """0 for all concepts, then the limits of likeness that scores are shown below, the largest first."""
+        return [0.0, *sorted({*LESS_ALIKE.values(), self.questions.less_alike} - {0}, reverse=True)]
 
     def asked(self) -> int:
         """How many items the deciding score counts in one run."""

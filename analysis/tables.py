@@ -11,7 +11,6 @@ from analysis.estimates import Contrast, Estimates
 from analysis.series import backbone_names, text_names
 from analysis.study import Study, balanced
 from analysis.wording import interval, percent, points
-from core.summary import LESS_ALIKE
 
 TITLES = {"choice": "answered correctly", "yes_no": "answered correctly", "generate": "exact match",
           "vqa": "VQA accuracy"}
@@ -168,12 +167,12 @@ def cognate_table(study: Study) -> Table | None:
     """The deciding score without concepts whose names look alike in both languages, of the reference backbone without
     text-only data: at ratio 0 it has never read the target language, and such names are all that it can know."""
     q = study.questions
-    limits = sorted({*LESS_ALIKE.values(), q.less_alike} - {0}, reverse=True)
-    found = [study.estimates(q.target_language, less_alike=limit) for limit in (0, *limits)]
+    limits = study.limits()
+    found = [study.estimates(q.target_language, less_alike=limit) for limit in limits]
     sizes = [e.by_item.shape[1] for e in found if e is not None]
     if len(sizes) < len(found) or len(set(sizes)) < len(found):
         return None
-    names = ["all", *(f"chrF < {limit:g}" for limit in limits)]
+    names = [f"chrF < {limit:g}" if limit else "all" for limit in limits]
     heads = [head for name, size in zip(names, sizes, strict=True) for head in (f"{name} ({size})", "change")]
     who = f"{q.backbone[0]}, " if q.backbone else ""
     return Table("cognates", f"{who}{q.benchmark.replace('_', ' ')} in {study.target}, of all concepts"

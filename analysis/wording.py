@@ -136,6 +136,27 @@ def loss(study: Study) -> list[str]:
             f"{points(found.effect, True)} points {interval(*found.interval(), True)}.{_measurable(found)}"]
 
 
+def floor(study: Study, guess: float | None) -> list[str]:
+    """What the reference backbone scores without any target-language image-text data, beside what guessing gives: of
+    all concepts, and of those whose names are less and less alike. Empty for a study without ratio 0 or options."""
+    q, found = study.questions, []
+    none = study.levels(study.questions.ratio_axis)[:1]
+    for limit in study.limits() if guess is not None and none == [0] else ():
+        estimates = study.estimates(q.target_language, less_alike=limit)
+        weights = None if estimates is None else \
+            balanced(estimates.conditions, q.ratio_axis, none, study.plain(estimates.conditions))
+        if weights is not None:
+            score = estimates.contrast(weights[0])
+            low, high = score.interval()
+            against = "more than guessing" if low > guess else "less than guessing" if high < guess else \
+                "within noise of guessing" if math.isfinite(low) else "with an unknown spread of runs"
+            of = f"of those below {limit:g} chrF" if limit else f"of all concepts{f' of set {q.set}' * bool(q.set)}"
+            found.append(f"{points(score.effect)} {interval(low, high)} {of}, {against}")
+    who = f" {q.backbone[0]}" if q.backbone else ""
+    return [f"Without any {study.target} image-text data, where guessing gives {points(guess)}, the score of{who} is "
+            f"{'; '.join(found)}."] if found else []
+
+
 def share_or_amount(study: Study) -> list[str]:
     """What twice the amount and twice the share do, each with the other held, in a sentence."""
     found = amount(study)

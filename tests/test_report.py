@@ -94,6 +94,27 @@ def test_names_that_look_alike_are_left_out_of_their_columns(store):
             assert float(row[column].text) == pytest.approx(100 * found.score[:, kept].mean(), abs=.06), (row, column)
 
 
+def test_what_is_had_without_the_language_is_held_against_guessing(tmp_path):
+    """Two simulated studies: one whose models guess at ratio 0, one whose models do not."""
+    from analysis.collect import collect
+    from analysis.questions import declared
+    from analysis.study import study_of
+    from analysis.wording import floor
+
+    for name, truth, says in (("guessing", .25, "within noise of guessing"), ("seeing", .45, "more than guessing")):
+        found = simulate(tmp_path, name, ratios=(0.0, 1.0), seeds=(0, 1, 2), items=400, styles=("eval-emojione",),
+                         tasks=("naming",), truth=Truth({0.0: truth, 1.0: .6}, {0.0: .6, 1.0: .3}, run=.005, item=.0))
+        study = study_of(collect([found]), declared(GRID))
+        text, = floor(study, .25)
+        assert text.count(says) == 3 and text.count("guessing") == 4, text
+        rows = [study.runs.loc[run, ["target_ratio", "backbone", "text_only"]].tolist() == [0, "llama", "none"]
+                for run in study.items("score").runs]
+        items = study.items("score")
+        mean = items.score[rows][:, study.select(items, "naming", "eu", "A")].mean()
+        assert f"the score of llama is {100 * mean:.1f} [" in text
+        assert floor(study, None) == []
+
+
 def test_a_declared_likeness_restricts_what_decides_and_says_so(store):
     from analysis.collect import collect
     from analysis.questions import declared
