@@ -140,7 +140,7 @@ def report(grid: Grid, overrides: Overrides = None,
     study = studies.open_study(grid, overrides or [])
     stores = [study_path(study.name), *(store or [])]
     written = write(stores, study.grid.resolved(), out or Path("reports") / study.name,
-                    [dict(run.axes) for run in study.runs if run.stage in study.grid.targets])
+                    [run for run in study.runs if run.stage in study.grid.targets])
     if as_json:
         _print_json(written)
         return
@@ -231,7 +231,8 @@ def further(grid: Grid, overrides: Overrides = None,
 
     study = studies.open_study(grid, overrides or [])
     declaration = study.grid.resolved()
-    found = study_of(collect([study_path(study.name)]), declared(declaration))
+    desired = [run for run in study.runs if run.stage in study.grid.targets]
+    found = study_of(collect([study_path(study.name)], desired), declared(declaration))
     document = next_grid(found, answer(found), declaration, study.grid.source)
     path = write_grid(document, out or Path(f"next-{study.name}.yaml"))
     typer.echo(f"{document['description']}: `begira submit {path}`")

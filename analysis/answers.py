@@ -65,7 +65,9 @@ def answer(study: Study, seed: int = 0, resample: bool = True) -> Answers:
     """All three answers from the score that decides. `seed` of the resampling that accompanies them."""
     estimates = study.estimates(study.questions.target_language)
     if estimates is None:
-        reason = f"no finished evaluation of {study.questions.benchmark} in {study.target}"
+        what = f"{study.questions.benchmark} in {study.target}"
+        reason = f"no item of {what} was asked of every run" if study.uncommon()[0] else \
+            f"no finished evaluation of {what}" + f" ({study.which()})" * bool(study.which())
         return Answers(*(Answer(key, reason=reason) for key in ("ratio", "backbone", "text_only")), None, None)
     ratio, fitted = _ratio(study, estimates)
     answers = Answers(ratio, _backbone(study, estimates), _text_only(study, estimates), fitted, estimates)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.stores import Stored, read_stores, training_of
+from analysis.stores import Stored, hashable, read_stores, superseded, training_of
 from core.files import replacing
 from core.run import SPENT
+from experiments.expand import Desired
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,21 +30,27 @@ class Collected:
     """What the study says and what it took.
 
     scores: one row per run, benchmark, subset, language, metric and slice. costs: one row per run of any stage.
-    missing: one row per run that should be there and is not finished. axes: names of the axis columns."""
+    missing: one row per run that should be there and is not finished. axes: names of the axis columns. left_out:
+    evaluations in whose place the grid wants others; they are in none of these."""
 
     runs: list[Stored]
     scores: pd.DataFrame
     costs: pd.DataFrame
     missing: pd.DataFrame
     axes: list[str]
+    left_out: list[Stored] = field(default_factory=list)
 
 
-def collect(study_dirs: Iterable[Path | str], desired: Iterable[Mapping[str, Any]] | None = None) -> Collected:
-    """Read the stores of a study. `desired`: the axes of every evaluation that the grid asks for (see
-    `missing_cells`)."""
+def collect(study_dirs: Iterable[Path | str], desired: Iterable[Desired] | None = None) -> Collected:
+    """Read the stores of a study. `desired`: every evaluation that the grid asks for; without it nothing is left out,
+    and the grid is taken to be the product of the axis values seen among evaluations."""
     runs = read_stores(study_dirs)
+    desired = None if desired is None else list(desired)
+    left_out = superseded(runs, desired or ())
+    gone = {run.id for run in left_out}
+    runs = [run for run in runs if run.id not in gone]
     axes = sorted({name for run in runs if run.is_evaluation for name in run.axes})
-    return Collected(runs, score_table(runs, axes), cost_table(runs), missing_cells(runs, desired), axes)
+    return Collected(runs, score_table(runs, axes), cost_table(runs), missing_cells(runs, desired), axes, left_out)
 
 
 def score_table(runs: list[Stored], axes: list[str]) -> pd.DataFrame:
@@ -130,31 +137,27 @@ def _time(value: Any) -> float | None:
     return float(value) if value is not None else None
 
 
-def missing_cells(runs: list[Stored], desired: Iterable[Mapping[str, Any]] | None) -> pd.DataFrame:
-    """Runs that were created but are not done, and points of the grid without a run.
-
-    Without `desired` the grid is taken to be the product of the axis values seen among evaluations."""
+def missing_cells(runs: list[Stored], desired: Iterable[Desired] | None) -> pd.DataFrame:
+    """Runs that were created but are not done, and points of the grid without a run."""
     import pandas as pd
 
     evaluations = [run for run in runs if run.is_evaluation]
     axes = sorted({name for run in evaluations for name in run.axes})
     present = {_point(run.axes, axes) for run in evaluations}
     if desired is None:
-        levels = [sorted({_hashable(run.axes.get(axis)) for run in evaluations}, key=str) for axis in axes]
-        desired = [dict(zip(axes, point, strict=True)) for point in itertools.product(*levels)] if axes else []
+        levels = [sorted({hashable(run.axes.get(axis)) for run in evaluations}, key=str) for axis in axes]
+        asked = [dict(zip(axes, point, strict=True)) for point in itertools.product(*levels)] if axes else []
+    else:
+        asked = [dict(run.axes) for run in desired]
     rows = [{**run.axes, "stage": run.stage, "run": run.id, "name": run.name, "state": run.state}
             for run in runs if not run.done]
     rows += [{**point, "stage": "evaluate", "run": None, "name": None, "state": "not created"}
-             for point in desired if _point(point, axes) not in present]
+             for point in asked if _point(point, axes) not in present]
     return pd.DataFrame(rows, columns=["stage", "name", "state", "run", *axes])
 
 
 def _point(axes: Mapping[str, Any], names: list[str]) -> tuple:
-    return tuple(_hashable(axes.get(name)) for name in names)
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return tuple(hashable(axes.get(name)) for name in names)
 
 
 def write_tables(collected: Collected, out: Path) -> dict[str, Path]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), "-", "--")
 WIDTH, HEIGHT, LEFT, RIGHT = 10.0, 3.4, 0.6, 1.8  # inches; RIGHT of each panel is for the lines' names
+BELOW, ABOVE = 0.145, 0.08                        # of HEIGHT, around each row of panels
 SETTINGS = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
             "svg.fonttype": "path", "svg.hashsalt": "begira", "pdf.fonttype": 42, "figure.dpi": 100}
 
@@ -104,12 +105,18 @@ def transfer_figure(study: Study, chance: float | None = None) -> Figure | None:
 
 
 def _canvas(count: int) -> tuple[Figure, list[Axes]]:
+    """Panels, two in a row."""
     from matplotlib.figure import Figure
 
-    plot = (WIDTH - LEFT) / count - RIGHT  # fixed inches are far cheaper than a layout engine
-    figure = Figure(figsize=(WIDTH, HEIGHT))
-    figure.subplots_adjust(LEFT / WIDTH, 0.145, 1 - RIGHT / WIDTH, 0.92, RIGHT / plot)
-    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    columns, rows = min(count, 2), (count + 1) // 2
+    plot = (WIDTH - LEFT) / columns - RIGHT  # fixed inches are far cheaper than a layout engine
+    figure = Figure(figsize=(WIDTH, HEIGHT * rows))
+    figure.subplots_adjust(LEFT / WIDTH, BELOW / rows, 1 - RIGHT / WIDTH, 1 - ABOVE / rows, RIGHT / plot,
+                           (BELOW + ABOVE) / (1 - BELOW - ABOVE))
+    every = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    axes = every[:count]
+    for ax in every[count:]:
+        ax.remove()
     for ax in axes:
         ax.patch.set_alpha(0.0)
         ax.tick_params(colors=LIGHT.muted, labelcolor=LIGHT.muted, length=3)

@@ -63,10 +63,12 @@ def next_grid(study: Study, answers: Answers, grid: Mapping[str, Any], source: s
     Raises UserError when everything is decided or nothing would be by more seeds."""
     points = further_points(study, answers)
     if not points:
-        undecided = [one.key for one in answers.all() if one.verdict == "not decided"]
-        raise UserError("every question is decided: nothing to run" if not undecided else
+        undecided = [one.key for one in answers.all() if one.verdict == "not decided" and one.contrast is not None]
+        unasked = "".join(f"; {one.key} cannot be asked: {one.reason}" for one in answers.all() if one.contrast is None)
+        every = "every question that can be asked is" if unasked else "every question is"
+        raise UserError(f"{every} decided: nothing to run{unasked}" if not undecided else
                         f"no number of further seeds is expected to decide {', '.join(undecided)}: more evaluation "
-                        "items or a wider margin would")
+                        f"items or a wider margin would{unasked}")
     axis = study.questions.seed_axis
     seeds = sorted({point[axis] for point in points})
     return {"name": grid.get("name"), "inherit": source,

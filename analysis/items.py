@@ -48,6 +48,17 @@ class Items:
         """The items that every run was asked."""
         return self.only(~np.isnan(self.score).any(axis=0))
 
+    def asked(self) -> Items:
+        """The runs that were asked any of the items."""
+        return self.of_runs(np.array(self.runs)[~np.isnan(self.score).all(axis=1)])
+
+    def clusters(self) -> np.ndarray | None:
+        """What is resampled as one: the items of a concept, an item of none by itself. None: every item by itself."""
+        concepts = self.described.get("concept")
+        if concepts is None or concepts.isna().any():
+            return None
+        return concepts.where(concepts != "", self.described["item"]).to_numpy()
+
 
 def load_items(runs: Iterable[Stored]) -> dict[str, Items]:
     """The answers of all finished evaluations, by measure: score (what counts as right for the item's kind, see

@@ -9,6 +9,7 @@
       claim: 0.2                 # the ratio that is claimed to be enough
       alpha: 0.05                # family-wise error over all questions and looks
       looks: 4                   # how often the data may be looked at: once, and after each `begira next`
+      target_language: ${data.target}    # default: the one other language of the evaluations
       backbone: [llama, latxa]   # reference, adapted
       text_only: {none: none, control: english, target: target}
 
@@ -36,7 +37,7 @@ class Questions:
     alpha: float = 0.05
     looks: int = 4
     base_language: str = "en"
-    target_language: str = ""        # default: the other language of the evaluations
+    target_language: str = ""
     ratio_axis: str = "target_ratio"
     backbone_axis: str = "backbone"
     backbone: list[str] = field(default_factory=list)
@@ -109,14 +110,28 @@ def _within(key: str, value: Any, good: bool, wanted: str) -> None:
 
 
 def settled(questions: Questions, languages: Iterable[str], levels: Mapping[str, Iterable[Any]]) -> Questions:
-    """The declaration with what it left open filled from the data: target language, backbones, roles of text-only."""
+    """The declaration with what it left open filled from the data: target language, backbones, roles of text-only.
+
+    Raises UserError where the languages that were asked in leave no target, or more than one to choose from."""
     from dataclasses import replace
 
-    others = [language for language in languages if language != questions.base_language]
     backbones = questions.backbone or _ordered(levels.get(questions.backbone_axis, ()), ("llama", "base", "none"))
     text = questions.text_only or _roles(levels.get(questions.text_axis, ()))
-    return replace(questions, target_language=questions.target_language or (others[0] if others else ""),
+    return replace(questions, target_language=_target(questions, sorted(languages)),
                    backbone=[str(name) for name in backbones], text_only={k: str(v) for k, v in text.items()})
+
+
+def _target(questions: Questions, languages: list[str]) -> str:
+    declared, asked = questions.target_language, ", ".join(languages)
+    others = [language for language in languages if language != questions.base_language]
+    if declared and declared not in languages:
+        raise UserError(f"analysis.target_language is {declared}, but the evaluations asked in {asked}: add it to "
+                        "their `languages`, or declare another")
+    if not declared and len(others) != 1:
+        raise UserError(f"the evaluations asked in {asked}, which leaves {'several' if others else 'no'} languages "
+                        f"beside the base language {questions.base_language}: set analysis.target_language"
+                        f"{'' if others else ' and evaluate in it'}")
+    return declared or others[0]
 
 
 def _ordered(levels: Iterable[Any], first: tuple[str, ...]) -> list[Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis import wording
+from analysis import remarks, wording
 from analysis.answers import Answers, answer
 from analysis.collect import collect, write_tables
 from analysis.costs import cost_tables
@@ -21,9 +21,9 @@ from analysis.forest import forest
 from analysis.judge_tables import JUDGED, judge_tables
 from analysis.latex import write_latex
 from analysis.provenance import provenance_tables
-from analysis.questions import declared
+from analysis.questions import Questions, declared
 from analysis.samples import Panel, chance, panel
-from analysis.study import Study, study_of
+from analysis.study import Study, balanced, covered, study_of
 from analysis.tables import (
     Cell,
     Table,
@@ -37,6 +37,7 @@ from analysis.tables import (
     transfer_table,
 )
 from core.files import write_json, write_text
+from experiments.expand import Desired
 
 NUMBERS = {2: "two", 3: "three"}
 
@@ -53,12 +54,12 @@ class Section:
 
 
 def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out: Path | str,
-           desired: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+           desired: Iterable[Desired] | None = None) -> dict[str, Any]:
     """Write the report of the study that lies in `study_dirs` (one per store) into the folder `out`.
 
-    grid: the grid's document, for its section `analysis` and its name; desired: the axes of every evaluation it asks
-    for, so that missing ones are shown. Returns {"paths": {file name: path}, "answers": [...]}; the same is written to
-    summary.json. Raises UserError if nothing is done yet or stores disagree."""
+    grid: the grid's document, for its section `analysis` and its name; desired: every evaluation it asks for, so that
+    missing ones are shown and those of other settings are left out. Returns {"paths": {file name: path}, "answers":
+    [...]}; the same is written to summary.json. Raises UserError if nothing is done yet or stores disagree."""
     out = Path(out)
     collected = collect(study_dirs, desired)
     study = study_of(collected, declared(grid))
@@ -115,7 +116,7 @@ def _page(study: Study, answers: Answers, title: str, made: dict[str, Table], pi
     body = _sections(study, made, pictures, shown, sources, guess)
     return environment.get_template("report.html.jinja").render(
         title=title, question=wording.study_question(study), cards=cards, main=pictures["ratio"], body=body,
-        basis=f"{wording.basis(study, answers)} {wording.realised(study)}", checks=_checks(answers),
+        basis=f"{wording.basis(study, answers)} {wording.realised(study)}", checks=_checks(answers, study.questions),
         files=", ".join(files), scale=_scale(study),
         margin=wording.points(study.questions.margin),
         sections=[("reading", "How to read this"), *((one.anchor, one.title) for one in body)])
@@ -139,15 +140,15 @@ def _sections(study: Study, made: dict[str, Table], pictures: dict[str, dict[str
                 panel=_panel(study, shown), languages=[study.target, study.base]),
         Section("scores", "Scores per benchmark", [legend], tables=scores),
         Section("judge", "What judges prefer", JUDGED, tables=of(*(n for n in made if n.startswith("judge-")))),
-        Section("transfer", "Transfer to concepts never seen", wording.transfer(study), drawn("transfer"),
+        Section("transfer", "Transfer to concepts never seen", remarks.transfer(study), drawn("transfer"),
                 of("transfer")),
-        Section("loss", f"What {study.base} loses", wording.loss(study), tables=of("loss")),
-        Section("amount", "Share or amount", wording.share_or_amount(study), tables=of("amount")),
+        Section("loss", f"What {study.base} loses", remarks.loss(study), tables=of("loss")),
+        Section("amount", "Share or amount", remarks.share_or_amount(study), tables=of("amount")),
         Section("axes", "What else was varied", tables=of("axes")),
-        Section("cognates", "Names that look alike", wording.floor(study, guess), tables=of("cognates")),
+        Section("cognates", "Names that look alike", remarks.floor(study, guess), tables=of("cognates")),
         Section("controls", "Controls and language of the answers", tables=of("others")),
         Section("cost", "What it took", tables=of("cost", "goodput", "cost-answers")),
-        Section("missing", "What is missing", wording.completeness(study), tables=of("missing")),
+        Section("missing", "What is missing", remarks.completeness(study), tables=of("missing")),
         Section("provenance", "Where the numbers come from", tables=sources)]
     return [one for one in found if one.figures or one.tables or one.panel or one.anchor == "missing"]
 
@@ -166,16 +167,20 @@ def _panel(study: Study, shown: Panel) -> list[dict[str, Any]]:
                          for model, given in zip(shown.models, one.answers, strict=True)]} for one in shown.samples]
 
 
-def _checks(answers: Answers) -> Table:
+def _checks(answers: Answers, questions: Questions) -> Table:
+    axes = {"ratio": questions.ratio_axis, "backbone": questions.backbone_axis, "text_only": questions.text_axis}
     rows = [[Cell({"ratio": "gap to the best ratio", "backbone": "adapted minus plain backbone",
-                   "text_only": "text-only effect"}[one.key]), Cell(wording.points(one.effect, True)),
+                   "text_only": "text-only effect"}[one.key]),
+             Cell(covered(answers.estimates.conditions, one.weights, axes[one.key])),
+             Cell(wording.points(one.effect, True)),
              Cell(wording.interval(one.low, one.high, True)), Cell(wording.interval(*one.bootstrap, True)),
              Cell(f"{one.permutation_p:.3g}"), Cell(f"{one.p:.2g}"), Cell(f"{one.needed:.2g}")]
             for one in answers.all() if one.contrast is not None]
     return Table("checks", "Effects in points. Bootstrap: items resampled, runs redrawn. Sign flips: a permutation "
                  "test over items of whether there is any effect at all. Verdict: its one-sided p, and what Holm's "
                  "procedure over the questions and Pocock's levels over the looks ask of it",
-                 ["contrast", "effect", "95 % interval", "bootstrap", "p, sign flips", "p, verdict", "needed"], rows)
+                 ["contrast", "averaged over", "effect", "95 % interval", "bootstrap", "p, sign flips", "p, verdict",
+                  "needed"], rows, labels=2)
 
 
 def _scale(study: Study) -> str:
@@ -192,7 +197,7 @@ def _picture(name: str, figure: Any, study: Study, answers: Answers) -> dict[str
               if answers.curve is not None and answers.estimates.spread != "none" else "")
     caption = {
         "ratio": f"{what.capitalize()} in both languages against the realised share of {study.target} in the "
-                 "image-text data, averaged over text-only data, with 95 % intervals over items and runs." + shaded,
+                 f"image-text data, with 95 % intervals over items and runs{_at_every_ratio(study)}." + shaded,
         "text-only": f"{what.capitalize()} in {study.target} with and without text-only data, one panel per backbone. "
                      f"The {study.base} text is the control: as many steps, another language.",
         "transfer": f"Concepts that had {study.target} text beside an image in training, and concepts that never had."}
@@ -202,6 +207,15 @@ def _picture(name: str, figure: Any, study: Study, answers: Answers) -> dict[str
     drawn = svg(figure)
     return {"light": _data("image/svg+xml", drawn), "dark": _data("image/svg+xml", recoloured(drawn, DARK)),
             "caption": caption[name], "alt": alt}
+
+
+def _at_every_ratio(study: Study) -> str:
+    """Which runs a curve averages: the levels of the other axes that every ratio was run with."""
+    axis, estimates = study.questions.ratio_axis, study.estimates(study.questions.target_language)
+    weights = None if estimates is None else balanced(estimates.conditions, axis, study.levels(axis))
+    if weights is None:
+        return ""
+    return f"; of what was run at every ratio: {covered(estimates.conditions, weights, axis)}"
 
 
 def _data(kind: str, content: bytes) -> str:

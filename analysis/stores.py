@@ -13,6 +13,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import read_json
+from experiments.expand import Desired
 from experiments.store import SHARED
 
 TIMING = {"seconds", "tokens_per_second", "samples_per_second", "data_wait", "loss", "spent"}
@@ -110,6 +111,23 @@ def _agreed(one: Stored, two: Stored) -> Stored:
 def _essence(run: Stored) -> Any:
     """What two executions of one run must agree on. Losses differ in the last digits between kinds of hardware."""
     return {key: value for key, value in run.result.items() if key not in TIMING}
+
+
+def superseded(runs: Iterable[Stored], desired: Iterable[Desired]) -> list[Stored]:
+    """Evaluations that stand where the grid wants another: same stage and axes, other settings or data. Points that the
+    grid does not name (seeds that `begira next` added, say) are nobody's to replace."""
+    desired = list(desired)
+    ids, places = {one.id for one in desired}, {place(one) for one in desired}
+    return [run for run in runs if run.is_evaluation and run.id not in ids and place(run) in places]
+
+
+def place(run: Stored | Desired) -> tuple[str, frozenset]:
+    """Where a run stands in its study: its stage and axes."""
+    return run.stage, frozenset((name, hashable(value)) for name, value in run.axes.items())
+
+
+def hashable(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def ancestors(run: Stored, by_id: dict[str, Stored]) -> list[Stored]:

@@ -14,6 +14,7 @@ from analysis.estimates import Estimates, estimate
 from analysis.items import Items, load_items
 from analysis.names import language_name
 from analysis.questions import Questions, settled
+from analysis.stores import Stored, place
 from core.errors import UserError
 from core.summary import LESS_ALIKE
 
@@ -78,9 +79,19 @@ class Study:
         return [0.0, *sorted({*LESS_ALIKE.values(), self.questions.less_alike} - {0}, reverse=True)]
 
     def asked(self) -> int:
-        """How many items the deciding score counts in one run."""
+        """How many items the deciding score counts: those that every run was asked."""
+        return self._deciding().complete().score.shape[1]
+
+    def uncommon(self) -> tuple[int, list[str]]:
+        """Deciding items that some run was not asked, which no score counts, and the ids of the runs that lack any."""
+        missing = np.isnan(self._deciding().score)
+        rows = np.flatnonzero(missing.any(axis=1))
+        return int(missing.any(axis=0).sum()), [self._deciding().runs[row] for row in rows]
+
+    def _deciding(self) -> Items:
         q, items = self.questions, self.items(self.questions.measure)
-        return int(self.select(items, q.benchmark, q.target_language, q.set, less_alike=q.less_alike).sum())
+        mask = self.select(items, q.benchmark, q.target_language, q.set, less_alike=q.less_alike)
+        return items.only(mask).asked()
 
     def which(self, group: str | None = None) -> str:
         """The items that decide, in words; "" if they are all. `group`: of another concept set, "" for any."""
@@ -91,14 +102,10 @@ class Study:
         return "; ".join(words)
 
     def _estimate(self, items: Items) -> Estimates | None:
-        asked = ~np.isnan(items.score).all(axis=1)
-        items = items.of_runs(np.array(items.runs)[asked]).complete()
+        items = items.asked().complete()
         if not items.runs or items.score.shape[1] < 2:
             return None
-        clusters = items.described.get("concept")
-        known = clusters is not None and clusters.notna().all()
-        return estimate(items.score, self.runs.loc[items.runs], clusters.to_numpy() if known else None,
-                        self.questions.seed_axis)
+        return estimate(items.score, self.runs.loc[items.runs], items.clusters(), self.questions.seed_axis)
 
     def realised(self, level: Any) -> float:
         """Mean realised ratio of the runs with that level of the ratio axis."""
@@ -130,6 +137,7 @@ def study_of(collected: Collected, questions: Questions) -> Study:
     import pandas as pd
 
     done = [run for run in collected.runs if run.is_evaluation and run.done]
+    _once_each(done)
     if not done:
         raise UserError("no evaluation of this study is done yet: `begira status GRID` shows how far it is")
     runs = pd.DataFrame([{axis: run.axes.get(axis) for axis in collected.axes} for run in done],
@@ -150,6 +158,16 @@ def study_of(collected: Collected, questions: Questions) -> Study:
     return Study(collected, questions, axes, runs, loaded)
 
 
+def _once_each(done: list[Stored]) -> None:
+    """Two evaluations of one point would pass for replicates that they are not. Raises UserError."""
+    seen: dict[Any, Stored] = {}
+    for run in done:
+        other = seen.setdefault(place(run), run)
+        if other is not run:
+            raise UserError(f"{other.path} and {run.path} are evaluations of one point of the grid ({run.name}) under "
+                            "different settings or data: move away the one that the study is not about")
+
+
 def balanced(conditions: pd.DataFrame, axis: str, levels: list[Any],
              keep: np.ndarray | None = None) -> np.ndarray | None:
     """Weights (levels, conditions): for each level the mean over those combinations of the other axes that all levels
@@ -166,3 +184,10 @@ def balanced(conditions: pd.DataFrame, axis: str, levels: list[Any],
         return None
     shared = np.isin(rest, list(common))
     return np.array([(mask & shared) / (mask & shared).sum() for mask in of_level])
+
+
+def covered(conditions: pd.DataFrame, weights: np.ndarray, axis: str) -> str:
+    """Levels of the axes beside `axis` in the conditions that `weights` (..., conditions) use, in words."""
+    used = conditions[(np.abs(np.atleast_2d(weights)) > 1e-12).any(axis=0)]
+    return "; ".join(f"{name.replace('_', ' ')} {', '.join(map(str, dict.fromkeys(used[name])))}"
+                     for name in conditions.columns if name != axis)

@@ -6,10 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from analysis.amount import amount
 from analysis.answers import MOST_SEEDS, Answer, Answers
-from analysis.estimates import Contrast, Estimates
-from analysis.study import Study, balanced
+from analysis.study import Study
 
 
 def percent(share: float) -> str:
@@ -65,8 +63,8 @@ def _ratio(study: Study, answers: Answers, one: Answer) -> str:
 def smallest(study: Study, answers: Answers) -> str:
     """The estimate of the smallest ratio that is enough, and the smallest one that was run and shown to be."""
     curve = answers.curve
-    shown = [level for level, p in zip(curve.levels, curve.enough_p, strict=True) if p <= study.questions.level()]
-    ran = (f"{percent(min(shown))} is the smallest ratio shown to be enough among those that were run" if shown
+    shown = _shown(study, answers)
+    ran = (f"{percent(shown)} is the smallest ratio shown to be enough among those that were run" if shown is not None
            else "no ratio that was run is shown to be enough")
     if not all(map(math.isfinite, curve.interval)) or answers.estimates.spread == "none":
         return f"{ran.capitalize()}."
@@ -79,6 +77,19 @@ def smallest(study: Study, answers: Answers) -> str:
     straight = ("By the fitted curve" if None in (below, above) or above - curve.smallest < 5e-4 else
                 f"If the curve is straight between {percent(below)} and {percent(above)}, where nothing was run,")
     return f"{straight} {percent(curve.smallest)} would be enough (95 % interval {between}); {ran}.{fall}"
+
+
+def _shown(study: Study, answers: Answers) -> float | None:
+    """The smallest ratio shown to be enough at the level that the verdict needed: from the highest ratio downwards, up
+    to the first that is not shown, so that several ratios need no further correction; of the claimed one the verdict
+    itself."""
+    one, found = answers.ratio, None
+    needed = one.needed if math.isfinite(one.needed) else study.questions.level()
+    for level, p in reversed(list(zip(answers.curve.levels, answers.curve.enough_p, strict=True))):
+        if p > needed or (level == one.details.get("claim") and one.verdict != "yes"):
+            break
+        found = float(level)
+    return found
 
 
 def _backbone(study: Study, answers: Answers, one: Answer) -> str:
@@ -110,78 +121,6 @@ def _text_only(study: Study, answers: Answers, one: Answer) -> str:
     if plain is not None:
         text += f" Against no text-only data: {points(plain.effect, True)} {interval(*plain.interval(), True)}."
     return text
-
-
-def transfer(study: Study) -> list[str]:
-    """What concepts without any target-language text gain at the highest ratio, in a sentence."""
-    q = study.questions
-    ends = [_ends(study, study.estimates(q.target_language, group=group)) for group in ("A", "B")]
-    if any(one is None for one in ends):
-        return []
-    seen, unseen = ends
-    low, high = unseen.interval()
-    share = f", {percent(unseen.effect / seen.effect)} of that" if low > 0 and seen.interval()[0] > 0 else ""
-    return [f"From the lowest to the highest ratio the score changes by {points(seen.effect, True)} points "
-            f"{interval(*seen.interval(), True)} on concepts that were named in {study.target} in training, and by "
-            f"{points(unseen.effect, True)} {interval(low, high, True)}{share}, on concepts that never were."
-            f"{_measurable(unseen)}"]
-
-
-def loss(study: Study) -> list[str]:
-    """What the base language loses over the whole range of ratios, in a sentence."""
-    found = _ends(study, study.estimates(study.questions.base_language))
-    if found is None:
-        return []
-    return [f"From the lowest to the highest {study.target} ratio the {study.base} score changes by "
-            f"{points(found.effect, True)} points {interval(*found.interval(), True)}.{_measurable(found)}"]
-
-
-def floor(study: Study, guess: float | None) -> list[str]:
-    """What the reference backbone scores without any target-language image-text data, beside what guessing gives: of
-    all concepts, and of those whose names are less and less alike. Empty for a study without ratio 0 or options."""
-    q, found = study.questions, []
-    none = study.levels(study.questions.ratio_axis)[:1]
-    for limit in study.limits() if guess is not None and none == [0] else ():
-        estimates = study.estimates(q.target_language, less_alike=limit)
-        weights = None if estimates is None else \
-            balanced(estimates.conditions, q.ratio_axis, none, study.plain(estimates.conditions))
-        if weights is not None:
-            score = estimates.contrast(weights[0])
-            low, high = score.interval()
-            against = "more than guessing" if low > guess else "less than guessing" if high < guess else \
-                "within noise of guessing" if math.isfinite(low) else "with an unknown spread of runs"
-            of = f"of those below {limit:g} chrF" if limit else f"of all concepts{f' of set {q.set}' * bool(q.set)}"
-            found.append(f"{points(score.effect)} {interval(low, high)} {of}, {against}")
-    who = f" {q.backbone[0]}" if q.backbone else ""
-    return [f"Without any {study.target} image-text data, where guessing gives {points(guess)}, the score of{who} is "
-            f"{'; '.join(found)}."] if found else []
-
-
-def share_or_amount(study: Study) -> list[str]:
-    """What twice the amount and twice the share do, each with the other held, in a sentence."""
-    found = amount(study)
-    if found is None:
-        return []
-    parts = [f"{points(one.effect, True)} points {interval(*one.interval(), True)}"
-             for one in (found.by_amount, found.by_share)]
-    return [f"Twice as many {study.target} samples at the same share: {parts[0]}. Twice the share with as many "
-            f"{study.target} samples, that is with half of all data: {parts[1]}. Per doubling, from a straight line "
-            "over the rows below."]
-
-
-def _measurable(contrast: Contrast) -> str:
-    low, high = contrast.interval()
-    return " With an interval that holds 0, this may be no change at all." if low <= 0 <= high else ""
-
-
-def _ends(study: Study, estimates: Estimates | None) -> Contrast | None:
-    """The highest ratio against the lowest."""
-    axis = study.questions.ratio_axis
-    levels = study.levels(axis)
-    if estimates is None or len(levels) < 2:
-        return None
-    weights = balanced(estimates.conditions, axis, [levels[0], levels[-1]])
-    return None if weights is None else estimates.contrast(weights[1] - weights[0])
 
 
 def outlook(one: Answer) -> str:
@@ -235,14 +174,6 @@ def realised(study: Study) -> str:
         return ""
     off = (scores["realised_ratio_sample"] - scores[axis].astype(float)).abs().max()
     return f"Realised ratios differ from those asked for by at most {points(off)} points." if off == off else ""
-
-
-def completeness(study: Study) -> list[str]:
-    """Whether runs are missing, and how many items failed, in plain words."""
-    scores, missing = study.collected.scores, len(study.collected.missing)
-    failed = int(scores.loc[(scores["metric"] == "errors") & (scores["slice"] == "all"), "value"].sum())
-    return [f"{missing} runs are not done." if missing else "Nothing: every run of the grid is done.",
-            f"{number(failed)} items failed; each counts as wrong." if failed else "No evaluation item failed."]
 
 
 def number(value: Any) -> str:

@@ -43,8 +43,9 @@ class Truth:
 def simulate(root: Path, study: str = "simulated", ratios=RATIOS, backbones=BACKBONES, text_only=TEXT_ONLY,
              seeds=(0, 1, 2), items: int = 120, styles=tuple(STYLES), tasks=TASKS,
              truth: Truth | None = None, target: str = "eu", seed: int = 0, generate: bool = True,
-             samples=(SAMPLES,)) -> Path:
-    """Write a whole study below `root` and return its directory. Several numbers of `samples` make an axis."""
+             samples=(SAMPLES,), ids=None) -> Path:
+    """Write a whole study below `root` and return its directory. Several numbers of `samples` make an axis. ids: run
+    id by `analysis.stores.place`, for evaluations that stand where a grid's would."""
     truth = truth or Truth()
     folder = Path(root) / study
     rng = np.random.default_rng(seed)
@@ -68,16 +69,16 @@ def simulate(root: Path, study: str = "simulated", ratios=RATIOS, backbones=BACK
             run = _run(folder, "evaluate", axes, {"finetune": ("finetune", fine)}, {}, "core.evaluate:evaluate",
                        config={"languages": ["en", target], "tasks": [{"data": f"emoji-{target}", "subset": name}
                                                                       for name in styles],
-                               "runtime": {"data_root": "data"}})
+                               "runtime": {"data_root": "data"}}, ids=ids)
             _evaluated(folder / "evaluate" / run, table, truth, axes, difficulty, target, rng)
     write_json(folder / "study.yaml", {"name": study})
     return folder
 
 
 def _run(folder: Path, stage: str, axes: dict, parents: dict, result: dict, function: str, config: dict | None = None,
-         salt: str = "") -> str:
+         salt: str = "", ids: dict | None = None) -> str:
     body = json.dumps([stage, axes, parents, salt], sort_keys=True)
-    name = hashlib.sha256(body.encode()).hexdigest()[:10]
+    name = (ids or {}).get((stage, frozenset(axes.items())), hashlib.sha256(body.encode()).hexdigest()[:10])
     path = folder / stage / name
     label = "-".join([stage, *(f"{k[0]}{v}" for k, v in axes.items())]) if axes else f"{stage}-{salt}".rstrip("-")
     links = {role: {"stage": s, "id": i} for role, (s, i) in parents.items()}

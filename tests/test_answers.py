@@ -10,9 +10,10 @@ from analysis.answers import answer
 from analysis.collect import collect
 from analysis.further import further_points, next_grid, wanted_seeds, write_grid
 from analysis.questions import declared, settled
+from analysis.remarks import share_or_amount
 from analysis.study import study_of
 from analysis.tables import axes_table
-from analysis.wording import question, sentence, share_or_amount, verdict
+from analysis.wording import question, sentence, verdict
 from benchmarks.simulate_studies import Simulated, World, errors_over_looks, grid, truths, validity
 from core.errors import UserError
 from tests.simulated_store import Truth, simulate
@@ -143,6 +144,74 @@ def test_roles_are_found_by_name():
     assert found.backbone == ["llama", "latxa"]
     assert found.text_only == {"none": "none", "control": "base", "target": "target"}
     assert found.target_language == "eu"
+    chosen = declared({"analysis": {"target_language": "eu"}})
+    assert settled(chosen, ["en", "es", "eu"], levels).target_language == "eu"
+
+
+@pytest.mark.parametrize("languages, section, says", [
+    (["en"], {}, "leaves no languages beside the base language en"),
+    (["en", "es", "eu"], {}, "leaves several languages"),
+    (["en", "eu"], {"target_language": "cy"}, "analysis.target_language is cy, but the evaluations asked in en, eu")])
+def test_a_target_language_is_never_guessed(languages, section, says):
+    with pytest.raises(UserError, match=says):
+        settled(declared({"analysis": section}), languages, {})
+
+
+def test_two_evaluations_of_one_point_are_no_replicates(tmp_path):
+    import shutil
+
+    from core.files import read_json, write_json
+
+    directory = simulate(tmp_path, ratios=(0.0, 1.0), backbones=("llama",), text_only=("none",), seeds=(0,), items=20,
+                         tasks=("naming",), generate=False, styles=("eval-emojione",))
+    one = next(directory.glob("evaluate/*"))
+    two = shutil.copytree(one, one.with_name("another"))
+    write_json(two / "spec.json", {**read_json(one / "spec.json"), "id": "another"})
+    with pytest.raises(UserError, match="are evaluations of one point of the grid") as caught:
+        study_of(collect([directory]), declared(None))
+    assert str(one) in str(caught.value) and str(two) in str(caught.value)
+
+
+def test_what_is_shown_to_be_enough_never_contradicts_the_verdict():
+    """A ratio whose test passes by itself, but not at the level that Holm's procedure asks of the verdict."""
+    simulated = Simulated(World("close", text=.01, concepts=500, seed=18))
+    simulated.run(grid(range(2)))
+    study, answers = simulated.answers()
+    one, claim = answers.ratio, int(np.argmin(np.abs(answers.curve.levels - .2)))
+    assert one.verdict == "not decided" and one.needed < answers.curve.enough_p[claim] <= study.questions.level()
+    assert "20\u00a0% is the smallest ratio shown" not in sentence(study, answers, one)
+
+
+def test_items_that_not_every_run_was_asked_are_counted_out_aloud(tmp_path):
+    import pyarrow.parquet as pq
+
+    from analysis.remarks import completeness
+    from analysis.wording import basis
+
+    directory = simulate(tmp_path, ratios=(0.0, 1.0), backbones=("llama",), text_only=("none",), seeds=(0, 1), items=60,
+                         tasks=("naming",), generate=False, styles=("eval-emojione",))
+    run = next(directory.glob("evaluate/*"))
+    table = pq.read_table(run / "items.parquet")
+    pq.write_table(table.filter([(row % 60) < 40 for row in range(len(table))]), run / "items.parquet")
+    study = study_of(collect([directory]), declared({"analysis": {"set": ""}}))
+    answers = answer(study)
+    assert study.asked() == 40 == study.estimates("eu").by_item.shape[1]
+    assert "same 40 items" in basis(study, answers)
+    assert any("20 items of naming were left out" in text and run.name in text for text in completeness(study))
+
+
+def test_items_of_no_concept_are_resampled_one_by_one(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    directory = simulate(tmp_path, ratios=(0.0, 1.0), backbones=("llama",), text_only=("none",), seeds=(0, 1), items=60,
+                         tasks=("naming",), generate=False, styles=("eval-emojione",))
+    for path in directory.glob("evaluate/*/items.parquet"):
+        table = pq.read_table(path)
+        column = table.column_names.index("concept")
+        pq.write_table(table.set_column(column, "concept", pa.array([""] * len(table))), path)
+    study = study_of(collect([directory]), declared({"analysis": {"set": ""}}))
+    assert study.estimates("eu").by_item.shape[1] == 60
 
 
 def test_degrees_of_freedom_do_not_fall_below_those_of_the_parts():

@@ -125,8 +125,7 @@ def test_missing_runs_are_listed_with_what_became_of_them(store):
     assert missing.loc[waiting.id, "state"] == "running"
     assert missing.loc[None, "state"] == "not created"
     assert missing.loc[None, "target_ratio"] == gone.axes["target_ratio"]
-    asked = [run.axes for run in evaluations(store)]                 # a grid that does not want the product
-    assert len(collect([store], asked).missing) == 2
+    assert len(collect([store], evaluations(store)).missing) == 2    # a grid that does not want the product
 
 
 def test_parents_are_followed_to_the_training_behind_a_score(store):

@@ -98,8 +98,8 @@ def test_what_is_had_without_the_language_is_held_against_guessing(tmp_path):
     """Two simulated studies: one whose models guess at ratio 0, one whose models do not."""
     from analysis.collect import collect
     from analysis.questions import declared
+    from analysis.remarks import floor
     from analysis.study import study_of
-    from analysis.wording import floor
 
     for name, truth, says in (("guessing", .25, "within noise of guessing"), ("seeing", .45, "more than guessing")):
         found = simulate(tmp_path, name, ratios=(0.0, 1.0), seeds=(0, 1, 2), items=400, styles=("eval-emojione",),
