@@ -1,13 +1,15 @@
 """Stage `evaluate`: a trained model answers every item in every language; each answer is kept, with its scores.
 
-    blank parts (options without a look at the image) + units of items -> items/*.json -> items.parquet, metrics
+    blank parts (options without a look at the image) + units of items -> items/<data>/*.json -> items.parquet, metrics
 
 A unit of work is computed once, by one rank, and written to its own file; a run that was stopped or killed goes on with
 the units that are missing. What a unit holds depends on data and configuration alone, so ranks and restarts do not
-change a bit of the result. Not here: asking (core.examiner), judging (core.summary).
+change a bit of the result; units of other data, built anew since, lie in another folder and count for nothing. Not
+here: asking (core.examiner), judging (core.summary).
 """
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -42,7 +44,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         raise UserError("tasks is empty: name at least one evaluation subset")
     with joined(config.runtime.threads) as world:
         questions = select(config.tasks, config.runtime.data_root, config.generate)
-        work = Work(run.path / "items", config, questions)
+        work = Work(run.path / "items" / fingerprint(questions), config, questions)
         missing = world.share(work.missing() if world.first else None)
         if missing:
             net, processor = load(config.model, run, config.runtime.models_root, config.dtype)
@@ -95,6 +97,12 @@ class Work:
         return [row for number in range(len(self.units)) for row in read_json(self.folder / f"items-{number:05d}.json")]
 
 
+def fingerprint(questions: Sequence[Question]) -> str:
+    """Of the shards that the questions lie in, as a folder's name."""
+    found = sorted({(question.subset.name, question.subset.fingerprint) for question in questions})
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
 def blank_pairs(questions: Sequence[Question], languages: Sequence[str]) -> list[tuple[str, str]]:
     """Every distinct (prompt, option) of the items that can be asked, in order."""
     pairs: set[tuple[str, str]] = set()
@@ -120,7 +128,7 @@ def finish(run: Run, config: EvaluateConfig, work: Work) -> dict[str, Any]:
     write_parquet(run.path / "items.parquet", rows)
     result = {"metrics": metrics(rows, identifier), "items": len(rows),
               "errors": sum(row["status"] != "ok" for row in rows)}
-    shutil.rmtree(work.folder, ignore_errors=True)
+    shutil.rmtree(work.folder.parent, ignore_errors=True)
     return result
 
 

@@ -1,4 +1,6 @@
 """Stage `evaluate`: every item counts, a stopped or spread run ends as a whole one, seeing is told from guessing."""
+import shutil
+
 import pytest
 from ranks import run_ranks
 from seeing import evaluation, finetuned, items, write_items
@@ -86,27 +88,43 @@ def test_a_failed_item_is_an_error_and_the_denominator_stays(root, seeing, tmp_p
     assert all("UnidentifiedImageError" in row["error"] and not row["correct"] for row in bad)
 
 
-def test_a_stopped_run_ends_bit_for_bit_as_a_whole_one(root, seeing, whole, monkeypatch):
-    run = evaluation(root, "stopped", seeing, root / "data")
+def stopped(run, monkeypatch, after=2):
+    """Evaluate until so many units are done. Returns the names of all that are done, now and later."""
     done, original = [], Work.do
 
     def do(self, name, examiner):
         original(self, name, examiner)
         done.append(name)
-        if len(done) == 2:
+        if len(done) == after:
             stop.request("test")
 
     monkeypatch.setattr(stage.Work, "do", do)
     try:
         with pytest.raises(Stopped):
             evaluate(run)
-        assert len(done) == 2 and not (run.path / "items.parquet").exists()
-        stop.clear()
-        evaluate(Run(run.path))
     finally:
         stop.clear()
+    assert len(done) == after and not (run.path / "items.parquet").exists()
+    return done
+
+
+def test_a_stopped_run_ends_bit_for_bit_as_a_whole_one(root, seeing, whole, monkeypatch):
+    run = evaluation(root, "stopped", seeing, root / "data")
+    done = stopped(run, monkeypatch)
+    evaluate(Run(run.path))
     assert len(done) == len(set(done))
     assert table(run).equals(table(whole[0]))
+
+
+def test_data_built_anew_meanwhile_are_asked_from_the_start(root, seeing, tmp_path, monkeypatch):
+    data = write_items(tmp_path / "first")
+    run = evaluation(root, "anew", seeing, data)
+    done = stopped(run, monkeypatch, after=4)
+    shutil.rmtree(data)
+    shutil.move(write_items(tmp_path / "second", broken=["red"]), data)
+    assert evaluate(Run(run.path))["errors"] == 8
+    assert len(done) > len(set(done)), "units of the data before would have served: the test would not notice"
+    assert not (run.path / "items").exists()
 
 
 def test_two_ranks_give_the_rows_of_one(root, seeing, whole):
