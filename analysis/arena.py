@@ -42,7 +42,7 @@ def write(found: Answered, folder: Path, page: Path, study: str, number: int = 1
     content = {"study": study, "pairs": shown, "images": images}
     # "<" inside a script element could end it
     text = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
-    keep_asked(folder, f"arena-{digest(*(line['id'] for _, line in chosen))}", [line for _, line in chosen])
+    keep_asked(folder, "arena", [line for _, line in chosen])
     write_text(page, template.substitute(title=html.escape(study), content=text))
     return len(chosen)
 

@@ -1,8 +1,8 @@
 """The judgements of a study on the disk: append-only journals, one per judge, and the tidy table made of them.
 
-    <folder>/<judge>.jsonl          one line per judgement, appended when its reply has come
-    <folder>/<name>.asked.jsonl     what was written out to be judged elsewhere: a batch file, an arena page
-    <folder>/judgements.parquet     all journals as one table
+    <folder>/<judge>.jsonl              one line per judgement, appended when its reply has come
+    <folder>/<name>-<hash>.asked.jsonl  what was written out to be judged elsewhere: a batch file, an arena page
+    <folder>/judgements.parquet         all journals as one table
 
 A judgement has an id; of several lines with one id the last counts, so a judgement is in the table once, whatever was
 killed and repeated. A line that was cut off in the middle is dropped and its judgement made again."""
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.judge_plan import digest
 from core.errors import UserError
 from core.files import append_line, naming_a_full_disk, replacing, write_text
 from experiments.lock import Held, hold
@@ -58,15 +59,16 @@ def journal(folder: Path, name: str) -> Iterator[Journal]:
         raise UserError(f"another process is writing {path}: wait until it ends, then repeat the command") from error
 
 
-def keep_asked(folder: Path, name: str, records: Iterable[dict[str, Any]]) -> None:
-    """Keep what was written out, so that what comes back needs nothing but its ids."""
-    write_text(folder / f"{slug(name)}.asked.jsonl",
+def keep_asked(folder: Path, name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Keep what was written out, so that what comes back needs nothing but its ids. Each list of ids has a file."""
+    write_text(folder / f"{slug(name)}-{digest(*(record['id'] for record in records))}.asked.jsonl",
                "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def asked(folder: Path) -> dict[str, dict[str, Any]]:
-    """All that was ever written out, by id."""
-    return {line["id"]: line for path in sorted(folder.glob("*.asked.jsonl")) for line in _complete(path)}
+    """All that was ever written out, by id; of what was written out again after a new evaluation, the latest."""
+    files = sorted(folder.glob("*.asked.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return {line["id"]: line for path in files for line in _complete(path)}
 
 
 def table(folder: Path) -> pd.DataFrame:

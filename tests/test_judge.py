@@ -1,4 +1,4 @@
-"""Judging free answers: each pair once whatever is killed, orders swapped, batch files, prompts, the report."""
+"""Judging free answers: each pair once whatever is killed, orders swapped, prompts, the report."""
 from __future__ import annotations
 
 import json
@@ -12,25 +12,19 @@ import pytest
 from analysis import judge, judge_prompt, preferences
 from analysis.judge_plan import Scope, answered
 from analysis.judge_tables import judge_tables
-from analysis.judgements import Journal, path_of, table, write_table
+from analysis.judgements import Journal, path_of
 from analysis.stores import read_stores
 from core.chat import Chat, Failure
 from core.errors import UserError
 from tests.begira_process import Begira, end, wait_until
-from tests.judge_server import biased, serving, verdict
-from tests.simulated_store import Truth, simulate
-
-BLIND = judge.Judge("m", images=False, price_in=2.0, price_out=10.0)
-ITEMS = 12
+from tests.judge_server import biased, serving
+from tests.judged import BLIND, ITEMS, judged_by, simulated
 
 
 @pytest.fixture(scope="module")
 def begira(tmp_path_factory) -> Begira:
-    """The grid mini with three ratios, two seeds, free answers that get better with the ratio in Basque."""
     begira = Begira(tmp_path_factory.mktemp("judged"))
-    simulate(begira.runs, "mini-eu", ratios=(0.0, 0.2, 1.0), backbones=("llama",), text_only=("none",), seeds=(0, 1),
-             items=40, styles=("eval-emojione",), tasks=("naming",),
-             truth=Truth(target={0.0: .1, .2: .5, 1.0: .9}, run=.001, item=.1))
+    simulated(begira.runs)
     return begira
 
 
@@ -42,12 +36,6 @@ def runs(begira):
 @pytest.fixture
 def found(runs):
     return answered(runs, Scope(items=ITEMS))
-
-
-def judged_by(found, folder, share=0.0, who=BLIND, **more):
-    with serving(folder.parent, share) as (address, log):
-        judge.ask(judge.plan(found, who, folder, **more), folder, Chat(address))
-    return table(folder), [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def test_killed_and_resumed_each_pair_is_judged_once(begira, tmp_path):
@@ -130,32 +118,6 @@ def test_cost_and_measured_tokens(found, tmp_path):
     assert (rater.tokens_in, rater.tokens_out) == tokens and rater.cost == pytest.approx(BLIND.cost(*tokens))
     wider = judge.Intended(found, BLIND, [], [{"same": False}] * 10, (100.0, 10.0))
     assert wider.tokens() == (1000.0, 100.0)
-
-
-def test_batch_files_give_the_same_judgements(found, tmp_path):
-    direct, _ = judged_by(found, tmp_path / "judge")
-    folder, requests, results = tmp_path / "batch", tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
-    number = judge.write_batch(judge.plan(found, BLIND, folder), folder, requests)
-    lines = []
-    for text in requests.read_text().splitlines():
-        request = json.loads(text)
-        assert request["method"] == "POST" and request["url"] == "/v1/chat/completions"
-        said = verdict(request["body"]["messages"][-1]["content"], 0.0)
-        lines.append({"id": "x", "custom_id": request["custom_id"], "error": None, "response": {
-            "status_code": 200, "body": {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}}})
-    lines[0] |= {"response": None, "error": {"message": "expired"}}
-    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert judge.read_batch(folder, results) == number == len(lines)
-    assert judge.read_batch(folder, results) == 1     # the failed one is taken again, the others are there
-    elsewhere = write_table(folder)
-    both = direct.merge(elsewhere, on="id", suffixes=("", "_batch"), validate="one_to_one")
-    assert len(both) == len(direct) == len(elsewhere)
-    assert (both["verdict"] != both["verdict_batch"]).sum() == 1 == (elsewhere["status"] == "error").sum()
-    assert [one["id"] for one in judge.plan(found, BLIND, folder).calls] == [lines[0]["custom_id"]]
-    lines[0]["custom_id"] = "another"
-    results.write_text(json.dumps(lines[0]))
-    with pytest.raises(UserError, match="no result of a batch that this study wrote"):
-        judge.read_batch(folder, results)
 
 
 def test_what_has_no_verdict_is_counted_not_guessed(found, tmp_path):
