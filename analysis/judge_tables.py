@@ -94,14 +94,17 @@ def trust(found: pd.DataFrame) -> Table:
     value, pairs, raters = preferences.alpha(found)
     agreed = (f" Krippendorff's alpha over {raters} raters on {pairs:,} pairs: {value:.2f}." if raters > 1 and pairs
               else "")
+    judges = preferences.raters(found)
+    half = sum(one.half for one in judges)
+    lacking = f" Judged in one order only, and without an outcome: {half:,} pairs." if half else ""
     rows = [[Cell(_name(one.judge, one.prompt, one.prompt_language, one.images)), Cell(f"{one.judgements:,}"),
              Cell(f"{one.unreadable + one.failed:,}"), _share(one.consistency), _share(one.first),
              Cell("–") if one.kappa != one.kappa else Cell(f"{one.kappa:.2f}", f"n={one.shared}"),
              Cell(f"{(one.tokens_in + one.tokens_out) / 1e6:.2f}"), Cell(f"{one.cost:.2f}")]
-            for one in preferences.raters(found)]
+            for one in judges]
     return Table("judge-trust", "The judges. Steady: the same outcome when the two answers change places. First: how "
                  "often the answer shown first wins a decided judgement (50 % without bias). Kappa: Cohen's, with what "
-                 f"most people say.{agreed}",
+                 f"most people say.{agreed}{lacking}",
                  ["judge", "judgements", "no verdict", "steady (%)", "first (%)", "kappa", "million tokens", "cost"],
                  rows)
 

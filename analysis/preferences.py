@@ -1,8 +1,9 @@
 """What judgements come to: outcomes of pairs, how steady and how agreed they are, and which condition is preferred.
 
 A pair that was judged in both orders is won only by an answer that won both; else it is a tie (the conservative rule of
-Zheng et al. 2023, "Judging LLM-as-a-Judge"). Humans see one order. A pair with an unreadable or failed judgement has no
-outcome; it is counted beside the others. Tables of it are in analysis.judge_tables."""
+Zheng et al. 2023, "Judging LLM-as-a-Judge"). Humans see one order. A pair with an unreadable or failed judgement, or
+one that a machine judged in one order only, has no outcome; it is counted beside the others. Tables of it are in
+analysis.judge_tables."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ def outcomes(judgements: pd.DataFrame) -> pd.DataFrame:
     groups = frame.groupby([*RATER, "voter", *UNIT], sort=True)
     found = groups.agg(concept=("concept", "first"), orders=("value", "size"), read=("value", "count"),
                        low=("value", "min"), high=("value", "max"), asked=("asked", "any")).reset_index()
-    complete = found["read"] == found["orders"]
+    # a judge that was killed, or a batch that came back in part, leaves pairs in one order: that decides nothing
+    complete = (found["read"] == found["orders"]) & ((found["orders"] == 2) | (found["judge"] == HUMAN))
     found["outcome"] = found["low"].where(found["low"] == found["high"], 0.0).where(complete)
     both = complete & (found["orders"] == 2) & found["asked"]
     found["steady"] = (found["low"] == found["high"]).astype(object).where(both, None)
@@ -44,9 +46,9 @@ def outcomes(judgements: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass
 class Rater:
-    """One judge with one prompt, or all humans together. consistency: share of pairs with the same outcome in both
-    orders; first: share of decided judgements won by the answer that was shown first. kappa: with the humans' majority,
-    over `shared` pairs. NaN: not known."""
+    """One judge with one prompt, or all humans together. half: pairs that a machine judged in one order only;
+    consistency: share of pairs with the same outcome in both orders; first: share of decided judgements won by the
+    answer that was shown first. kappa: with the humans' majority, over `shared` pairs. NaN: not known."""
 
     judge: str
     prompt: str
@@ -56,6 +58,7 @@ class Rater:
     judgements: int
     unreadable: int
     failed: int
+    half: int
     consistency: float
     first: float
     kappa: float
@@ -78,6 +81,7 @@ def raters(judgements: pd.DataFrame) -> list[Rater]:
         found.append(Rater(*key, pairs=len(own), judgements=int((rows["status"] != "same").sum()),
                            unreadable=int((rows["status"] == "unreadable").sum()),
                            failed=int((rows["status"] == "error").sum()),
+                           half=0 if key[0] == HUMAN else int((own["orders"] == 1).sum()),
                            consistency=float(both.astype(float).mean()) if len(both) else float("nan"),
                            first=float((decided["verdict"] == "left").mean()) if len(decided) else float("nan"),
                            kappa=kappa, shared=shared, tokens_in=int(rows["tokens_in"].sum()),

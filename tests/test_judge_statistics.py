@@ -10,6 +10,7 @@ import pytest
 from analysis import preferences
 from analysis.agreement import cohen_kappa, krippendorff_alpha
 from analysis.bradley_terry import Games, chances, expected_share, fit
+from analysis.judge_tables import trust
 
 # Krippendorff 2011, four observers and twelve units; a point is a missing value
 KRIPPENDORFF = ["1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .",
@@ -98,6 +99,19 @@ def test_a_pair_is_won_only_in_both_orders():
         nan_ok=True)
     assert merged["steady"].to_dict() == {("human", "won"): None, ("m", "won"): True, ("m", "unsteady"): False,
                                           ("m", "bad"): True, ("m", "half"): None}
+
+
+def test_one_order_alone_wins_nothing():
+    """A judge that was killed between the two orders; people see one order and are taken at their word."""
+    rows = [judgement("m", "a", "b", "left"), judgement("human", "a", "b", "left", "Ane")]
+    merged = preferences.outcomes(pd.DataFrame(rows)).set_index("judge")
+    assert math.isnan(merged.loc["m", "outcome"]) and merged.loc["human", "outcome"] == 1.0
+    people, machine = preferences.raters(pd.DataFrame(rows))
+    assert (people.half, machine.half) == (0, 1) and machine.shared == 0
+    assert "in one order only, and without an outcome: 1 pairs" in trust(pd.DataFrame(rows)).caption
+    whole = pd.DataFrame([*rows, judgement("m", "b", "a", "right")])
+    assert preferences.raters(whole)[1].half == 0 and "one order only" not in trust(whole).caption
+    assert preferences.outcomes(whole).set_index("judge").loc["m", "outcome"] == 1.0
 
 
 def test_agreement_with_people_is_with_most_of_them():
