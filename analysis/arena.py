@@ -65,8 +65,12 @@ def _shown(found: Answered, question: Question, line: dict[str, Any], images: di
 def read(folder: Path, path: Path) -> int:
     """Take the votes of a file that the page saved; returns how many. A later vote on a pair replaces an earlier one.
 
-    Raises UserError for a file that is none, a verdict that is none, and a pair that was never shown."""
+    Raises UserError for a file that is none, votes without a name, a verdict that is none, and a pair that was never
+    shown."""
     voter, votes = _votes(path)
+    if not slug(voter):  # a judgement's id holds the name, so two nameless people would be one
+        raise UserError(f'{path} does not say whose votes it holds: give a name on the page ("Your name") and save the '
+                        'file again, or write one after "voter" in it')
     known, lines = asked(folder), []
     for vote in votes:
         if vote.get("verdict") not in VERDICTS:
@@ -77,7 +81,7 @@ def read(folder: Path, path: Path) -> int:
                             "the page with `begira judge GRID --arena FILE`, and read its votes with the same grid")
         lines.append({**line, "id": digest(line["id"], voter), "voter": voter, "status": "ok",
                       "verdict": vote["verdict"]})
-    with journal(folder, f"{HUMAN}-{slug(voter) or 'anonymous'}") as book:
+    with journal(folder, f"{HUMAN}-{slug(voter)}") as book:
         for line in lines:
             if book.lines.get(line["id"]) != line:
                 book.add(line)
@@ -91,6 +95,6 @@ def _votes(path: Path) -> tuple[str, list[dict[str, Any]]]:
         return (rows[0].get("voter") or "" if rows else ""), rows
     try:
         content = json.loads(text)
-        return str(content["voter"]), list(content["votes"])
+        return str(content["voter"] or ""), list(content["votes"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no votes ({error}): save them with the arena page's button") from error

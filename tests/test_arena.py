@@ -117,6 +117,19 @@ def test_votes_of_another_page_are_refused(found, tmp_path):
     assert not len(table(folder))
 
 
+def test_votes_without_a_name_are_refused(found, tmp_path):
+    """Two people who gave none would have the same ids, and the second would replace the first."""
+    folder = tmp_path / "judge"
+    arena.write(found, folder, tmp_path / "page.html", "tiny", 8)
+    votes = [{"id": pair["id"], "verdict": "left"} for pair in content_of(tmp_path / "page.html")["pairs"]]
+    (tmp_path / "votes.csv").write_text("voter,id,verdict\n" + "".join(f'"",{vote["id"]},left\n' for vote in votes))
+    for path in (votes_file(tmp_path / "a.json", votes, ""), votes_file(tmp_path / "b.json", votes, None),
+                 tmp_path / "votes.csv"):
+        with pytest.raises(UserError, match=f"{path.name} does not say whose votes it holds: give a name"):
+            arena.read(folder, path)
+    assert not len(table(folder))
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_clicked_through_in_a_browser(found, tmp_path):
     """Buttons, keys, back and a reload; the saved files are read back as what was clicked."""
