@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from core.config import DownloadConfig, structured
 from core.errors import Stopped, UserError
-from core.files import read_json, write_json
+from core.files import naming_a_full_disk, read_json, write_json
 from core.run import Run
 from data_tools import picture_file, tables
 from data_tools.shards import BLOCK, id_hash, tar_header
@@ -107,7 +107,8 @@ class BlockStore:
         self.open_urls = [url for url in wanted if url not in done]
         self.left = len(self.open_urls)
         self._tar = os.open(self.tar_path, os.O_RDWR | os.O_CREAT, 0o644)
-        self._lines = os.open(self.journal_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._lines = os.open(self.journal_path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self.written = os.fstat(self._lines).st_size
         if self.open_urls:
             os.ftruncate(self._tar, self.size)
 
@@ -126,18 +127,19 @@ class BlockStore:
         yield from kept
 
     def add(self, url: str, status: str, reason: str = "", data: bytes = b"", **more: Any) -> None:
-        """Lay an image down, then its lines. Called from one thread."""
+        """Lay an image down, then its lines. Called from one thread. Raises UserError when the disk is full."""
         place: dict[str, Any] = {}
         if data:
             name = f"{id_hash(url):016x}.{more['extension']}".encode()
             place = {"offset": self.size + BLOCK, "size": len(data), **more}
             whole = tar_header(name, len(data)) + data + bytes(-len(data) % BLOCK)
-            os.pwrite(self._tar, whole, self.size)
+            self._write(self._tar, whole, self.size)
             self.size += len(whole)
-        lines = [json.dumps({"id": i, "url": url, "status": status, "reason": reason, **place}) + "\n"
-                 for i in self.wanted[url]]
-        os.write(self._lines, "".join(lines).encode())
-        self.counts[status] += len(lines)
+        lines = "".join(json.dumps({"id": i, "url": url, "status": status, "reason": reason, **place}) + "\n"
+                        for i in self.wanted[url]).encode()
+        self._write(self._lines, lines, self.written)
+        self.written += len(lines)
+        self.counts[status] += len(self.wanted[url])
         self.left -= 1
         if not self.left:
             self.close()
@@ -146,10 +148,21 @@ class BlockStore:
         """End the tar. Called again it does nothing."""
         if self._tar < 0:
             return
-        os.pwrite(self._tar, bytes(2 * BLOCK), self.size)
+        self._write(self._tar, bytes(2 * BLOCK), self.size)
         os.close(self._tar)
         os.close(self._lines)
         self._tar = -1
+
+    def _write(self, descriptor: int, data: bytes, place: int) -> None:
+        """All of `data`, where the system may take a part at a time; of what finds no room nothing stays."""
+        rest = memoryview(data)
+        try:
+            with naming_a_full_disk(self.tar_path):
+                while rest:
+                    rest = rest[os.pwrite(descriptor, rest, place + len(data) - len(rest)):]
+        except BaseException:
+            os.ftruncate(descriptor, place)
+            raise
 
 
 async def _fetch(stores: Iterator[BlockStore], config: DownloadConfig, run: Run, total: int) -> bool:
