@@ -4,8 +4,9 @@ Gives encoded bytes and their true extension; nothing is decoded here.
 """
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,15 @@ class Store:
     """Images that `data_tools.download` laid down: tars and a JSON-lines record per id. Found by URL, read by pread."""
 
     def __init__(self, folder: Path):
-        import json
-
+        """Raises UserError where `folder` is no download or a journal is damaged."""
         hashes, places = [], []
         self.files = sorted(folder.glob("*.tar"))
         if not self.files:
             raise UserError(f"{folder} holds no downloaded images (*.tar): run the download first")
         for number, file in enumerate(self.files):
-            with open(file.with_suffix(".jsonl"), encoding="utf-8") as stream:
-                for line in stream:
-                    record = json.loads(line)
-                    if record["status"] == "ok":
-                        hashes.append(id_hash(record["url"]))
-                        places.append((number, record["offset"], record["size"]))
+            for url, offset, size in _images(file.with_suffix(".jsonl")):
+                hashes.append(id_hash(url))
+                places.append((number, offset, size))
         order = np.argsort(np.array(hashes, np.uint64))
         self.hashes = np.array(hashes, np.uint64)[order]
         self.places = np.array(places, np.int64).reshape(-1, 3)[order]
@@ -62,6 +59,22 @@ class Store:
         for descriptor in self.open.values():
             os.close(descriptor)
         self.open.clear()
+
+
+def _images(journal: Path) -> Iterator[tuple[str, int, int]]:
+    """(url, offset, size) of the images of a block. A last line that a kill cut in two is no image yet."""
+    if not journal.exists():
+        raise UserError(f"{journal.with_suffix('.tar')} has no {journal.name} beside it: set images= to the folder of "
+                        "a download (`out` of the stage download)")
+    text = journal.read_bytes()
+    for number, line in enumerate(text[:text.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if record["status"] == "ok":
+                yield record["url"], record["offset"], record["size"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{journal}, line {number}, names no download ({type(error).__name__}: {error}): remove "
+                            "the file and its tar, then run the download again") from error
 
 
 class Pictures:
@@ -92,5 +105,3 @@ class Pictures:
             path = (self.root or Path()) / value
             return path.read_bytes() if path.is_file() else None
         return bytes(value) if isinstance(value, (bytes, bytearray)) else None
-
-

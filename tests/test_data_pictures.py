@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import UserError
 from data_tools.download import BlockStore
 from data_tools.pictures import Store
 
@@ -62,3 +63,22 @@ def test_what_comes_after_a_full_disk_is_readable(tmp_path, size):
     lines = [json.loads(line) for line in (tmp_path / "000-0000.jsonl").read_text().splitlines()]
     assert [line["url"] for line in lines] == [f"u{i}" for i in range(full + 1) for _ in "ij"]
     assert lines[-1]["status"] == "dead"
+
+
+def test_what_a_kill_cut_in_two_is_not_there_yet_and_other_damage_is_named(tmp_path):
+    block = BlockStore(tmp_path / "000-0000", {"u0": ["i0"], "u1": ["i1"]})
+    for url in ("u0", "u1"):
+        block.add(url, "ok", "", url.encode() * 300, extension="jpg")
+    journal = tmp_path / "000-0000.jsonl"
+    whole = journal.read_text()
+    journal.write_text(whole[:-20])
+    store = Store(tmp_path)
+    assert store.get("u0") == b"u0" * 300 and store.get("u1") is None
+    store.close()
+    for damaged in (f"{whole[:40]}\n{whole}", f"{whole[:-1]}x\n", '{"key": 1}\n', "[]\n"):
+        journal.write_text(damaged)
+        with pytest.raises(UserError, match=r"000-0000\.jsonl, line \d, names no download .*run the download again"):
+            Store(tmp_path)
+    journal.unlink()
+    with pytest.raises(UserError, match=r"000-0000\.tar has no 000-0000\.jsonl beside it"):
+        Store(tmp_path)
