@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 from core.errors import UserError
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz")
+# what file names call the splits; the `datasets` library takes the same words
+SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"),
+          "test": ("test", "testing", "eval", "evaluation")}
 Row = dict[str, Any]
 
 
@@ -33,15 +37,27 @@ def rows(location: str, split: str = "train", config: str = "") -> Iterator[Row]
 
 
 def files(location: str, split: str = "train") -> list[Path]:
-    """The data files behind a local location, in order; [] for a hub id."""
+    """The data files behind a local location, in order; [] for a hub id. Of a folder, those that are named after the
+    split, or all where none is named after any. Raises UserError where they are named after other splits only."""
     path = Path(location)
     if path.is_file():
         return [path]
     if not path.is_dir():
         return []
     found = [p for p in sorted(path.rglob("*")) if p.name.endswith(SUFFIXES) and not p.name.startswith(".")]
-    named = [p for p in found if split in p.relative_to(path).as_posix()]
+    names = {p: p.relative_to(path).as_posix() for p in found}
+    named = [p for p in found if _is_of(names[p], split)]
+    others = [other for other in SPLITS if any(_is_of(name, other) for name in names.values())]
+    if others and not named:
+        raise UserError(f"folder {path} has no split '{split}', its files are named after {', '.join(others)}: set "
+                        "split=...")
     return named or found
+
+
+def _is_of(name: str, split: str) -> bool:
+    """Whether a file's name has the split, or another word for it, as a word of its own: "val2014", "x-dev.jsonl"."""
+    words = next((words for words in SPLITS.values() if split in words), (split,))
+    return any(re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", name, re.IGNORECASE) for word in words)
 
 
 def _folder(path: Path, split: str) -> Iterator[Row]:
