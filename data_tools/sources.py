@@ -7,7 +7,8 @@
     images                       column: encoded in the row | file: a name below images=FOLDER | url: see download
     prompts, words, task         what a converter needs besides
 
-Every row is accounted for: kept, or skipped with its reason. A missing field stops the build and is named.
+Every row is accounted for: kept, or skipped with its reason; so is a translation that a kept row goes without because
+it is none ("eu skipped: empty caption"). A missing field stops the build and is named.
 """
 from __future__ import annotations
 
@@ -94,14 +95,21 @@ def build(name: str, out: Path, lang: str, options: Options, recipe: str, say: C
 
 
 def convert(name: str, entry: Mapping[str, Any], lang: str, options: Options, counts: Counter) -> Iterator[Sample]:
-    """Samples of a source; `counts` ends with rows, kept and the reasons of those that were skipped."""
+    """Samples of a source; `counts` ends with rows, kept and the reasons of those that were skipped.
+
+    Rows are those of the base language; the reasons of a target language's own rows have its code before them."""
     split = options.split or entry.get("split", "train")
     places = locations(entry, lang, options)
     languages = [lang] if entry.get("monolingual") else [options.base, lang]
     pictures = Pictures(name, entry["images"], options.images) if entry.get("images") else None
     streams = [tables.rows(place, split, entry.get("config", "")) for place in places]
     if len(streams) == 2:
-        groups = tables.aligned(*streams, entry["join"], entry.get("repeats", False))
+        join, repeats = entry["join"], entry.get("repeats", False)
+        if not repeats:
+            again = f"skipped: {join} stands twice"
+            streams = [tables.once(streams[0], join, lambda: counts.update(["rows", again])),
+                       tables.once(streams[1], join, lambda: counts.update([f"{lang} {again}"]))]
+        groups = tables.aligned(*streams, join, repeats)
     else:
         groups = ((row,) * len(languages) if "parallel" in entry["data"] else (row,) for row in streams[0])
     seen: Counter = Counter()
@@ -112,7 +120,7 @@ def convert(name: str, entry: Mapping[str, Any], lang: str, options: Options, co
         own = str(readers[0].get("id") if "id" in entry.get("fields", {}) else number)
         seen[own] += 1
         try:
-            made = list(_samples(entry, readers, own, seen[own], pictures, options))
+            made = list(_samples(entry, readers, own, seen[own], pictures, options, counts))
         except Skip as reason:
             counts[f"skipped: {reason}"] += 1
             continue
@@ -121,8 +129,8 @@ def convert(name: str, entry: Mapping[str, Any], lang: str, options: Options, co
 
 
 def _samples(entry: Mapping[str, Any], readers: list[Reader], own: str, time: int, pictures: Pictures | None,
-             options: Options) -> Iterator[Sample]:
-    """Samples of one row; `own` is its id, which stands there for the `time`-th time."""
+             options: Options, counts: Counter) -> Iterator[Sample]:
+    """Samples of one row; `own` is its id, which stands there for the `time`-th time. Counts unusable translations."""
     first = readers[0]
     identity = f"{first.source}/{own}" + (f"#{time}" if time > 1 else "")
     image = pictures.get(first.row) if pictures else None
@@ -139,9 +147,10 @@ def _samples(entry: Mapping[str, Any], readers: list[Reader], own: str, time: in
     for reader in readers:
         try:
             turns[reader.language] = convert(reader, unit(f"prompt/{identity}"))
-        except Skip:
+        except Skip as reason:
             if reader is first or options.require_target:
                 raise
+            counts[f"{reader.language} skipped: {reason}"] += 1
     if options.require_target and len(turns) < 2:
         raise Skip("no target language")
     if entry["converter"] == "text":

@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,8 @@ def aligned(base: Iterable[Row], target: Iterable[Row], key: str, repeats: bool 
 
     Both are read in step; rows that come out of order wait in memory, so sets in the same order need none. With
     `repeats` a key may stand in many rows: the n-th of one side belongs to the n-th of the other, but only where both
-    have equally many, because one that is missing would shift the others; everything is held in memory then.
-    Raises UserError if a row has no such field."""
+    have equally many, because one that is missing would shift the others; everything is held in memory then. Without,
+    a key stands once on either side: see `once`. Raises UserError if a row has no such field."""
     if repeats:
         yield from _aligned_groups(base, target, key)
         return
@@ -152,6 +152,20 @@ def aligned(base: Iterable[Row], target: Iterable[Row], key: str, repeats: bool 
             yield waiting_base.pop(number), row
     for number, row in waiting_base.items():
         yield row, waiting_target.get(number)
+
+
+def once(rows: Iterable[Row], key: str, again: Callable[[], None]) -> Iterator[Row]:
+    """The rows but for those whose `key` stood before: `again` is called for each of them.
+
+    Raises UserError if a row has no such field."""
+    known: set[Any] = set()
+    for row in rows:
+        number = _key(row, key)
+        if number in known:
+            again()
+        else:
+            known.add(number)
+            yield row
 
 
 def _aligned_groups(base: Iterable[Row], target: Iterable[Row], key: str) -> Iterator[tuple[Row, Row | None]]:
