@@ -29,6 +29,8 @@ from data_tools.dataset import Sample, building
 from data_tools.pictures import Pictures, sniff
 
 FOLDER = Path(__file__).with_name("sources")
+# code that decides the samples: a change in one of them makes a data set be built anew
+RECIPE_FILES = ("concepts.py", "converters.py", "dataset.py", "pictures.py", "shards.py", "sources.py", "tables.py")
 
 
 @dataclass
@@ -56,11 +58,21 @@ def load(name: str) -> dict[str, Any]:
 
 
 def recipe(name: str, lang: str, options: Options) -> str:
-    """Hash of what decides the result: declaration, options, and the names and sizes of local data files."""
+    """Hash of what decides the result: declaration, options, code, and the names, sizes and times of local files: the
+    rows, and the journals of a download or, where images are files of their own, these files' names."""
     entry = load(name)
-    sizes = [(str(p), p.stat().st_size) for place in locations(entry, lang, options)
-             for p in tables.files(place, options.split or entry.get("split", "train"))]
-    return hashlib.sha256(json.dumps([name, lang, entry, asdict(options), sizes], sort_keys=True).encode()).hexdigest()
+    split = options.split or entry.get("split", "train")
+    files = [path for place in locations(entry, lang, options) for path in tables.files(place, split)]
+    images = Path(options.images) if options.images else None
+    if images:
+        files += sorted(images.glob("*.jsonl"))
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    # names alone: asking a shared file system for the size of every image takes as long as building
+    named = sorted(str(path) for path in images.rglob("*")) if images and "url" not in entry.get("images", {}) else []
+    digest = hashlib.sha256(json.dumps([name, lang, entry, asdict(options), states, named], sort_keys=True).encode())
+    for file in RECIPE_FILES:
+        digest.update((Path(__file__).parent / file).read_bytes())
+    return digest.hexdigest()
 
 
 def locations(entry: Mapping[str, Any], lang: str, options: Options) -> list[str]:

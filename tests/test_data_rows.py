@@ -1,12 +1,25 @@
 """Which rows of a source become samples: of which split, joined with what, and each of them accounted for."""
+import io
 import json
+import shutil
 
 import pytest
+from PIL import Image
 
 from core.errors import UserError
 from core.shards import DataSet
-from data_tools import tables
+from data_tools import sources, tables
 from data_tools.build import build
+from data_tools.download import BlockStore
+
+
+def png():
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(out, "PNG")
+    return out.getvalue()
+
+
+PNG = png()
 
 
 def write(path, rows):
@@ -67,3 +80,51 @@ def test_a_translation_that_is_none_is_counted(tmp_path):
     rows, found = magpie(tmp_path, [talk(i) for i in range(3)], [talk(0), talk(1, response=" "), talk(2)],
                          require_target=True)
     assert rows == {"rows": 3, "kept": 2, "samples": 2, "skipped: empty response": 1} and "magpie/c1" not in found
+
+
+def test_what_a_download_brought_since_is_built(tmp_path):
+    """The rows are the same, and so is the folder's name."""
+    urls = [f"https://images.example/{i}.png" for i in range(3)]
+    data = write(tmp_path / "rows.jsonl", [{"id": str(i), "url": url, "caption_en": f"dog {i}",
+                                            "caption_eu": f"zakur {i}"} for i, url in enumerate(urls)])
+    options = {"data": str(data), "images": str(tmp_path / "images")}
+    (tmp_path / "images").mkdir()
+    for number, (kept, state) in enumerate([(2, "built"), (2, "unchanged"), (3, "built"), (3, "unchanged")]):
+        if number in (0, 2):
+            block = BlockStore(tmp_path / "images" / "000-0000", {url: [url] for url in urls})
+            for url in block.open_urls[:2]:
+                block.add(url, "ok", "", PNG, extension="png")
+            block.close()
+        result = build("cc3m", tmp_path / "out", "eu", options)
+        assert (result["state"], result["manifest"]["rows"]["samples"]) == (state, kept)
+
+
+def test_an_edit_of_equal_size_is_built(tmp_path):
+    places = {key: str(write(tmp_path / f"{key}.jsonl", [talk(i)])) for i, key in enumerate(("data", "target_data"))}
+    assert build("magpie", tmp_path / "out", "eu", places)["state"] == "built"
+    assert build("magpie", tmp_path / "out", "eu", places)["state"] == "unchanged"
+    write(tmp_path / "data.jsonl", [talk(0, "Ask {}")])
+    assert build("magpie", tmp_path / "out", "eu", places)["state"] == "built"
+    assert "Ask 0" in (tmp_path / "out" / "text" / "000000.tar").read_text()
+
+
+def test_images_of_their_own_are_in_the_recipe_by_name(tmp_path):
+    data = write(tmp_path / "rows.jsonl", [{"id": "a", "image": "a.png", "conversations": [
+        {"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]}])
+    options = sources.Options(data=str(data), images=str(tmp_path / "images"))
+    (tmp_path / "images").mkdir()
+    empty = sources.recipe("llava-instruct", "eu", options)
+    assert sources.recipe("llava-instruct", "eu", options) == empty
+    (tmp_path / "images" / "a.png").write_bytes(PNG)
+    assert sources.recipe("llava-instruct", "eu", options) != empty
+
+
+def test_another_version_of_the_code_builds_anew(tmp_path, monkeypatch):
+    data = write(tmp_path / "rows.jsonl", [talk(0)])
+    before = sources.recipe("magpie", "eu", sources.Options(data=str(data)))
+    for name in sources.RECIPE_FILES:
+        shutil.copy(sources.FOLDER.parent / name, tmp_path / name)
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "sources.py"))
+    assert sources.recipe("magpie", "eu", sources.Options(data=str(data))) == before
+    (tmp_path / "converters.py").write_text("# other rules\n")
+    assert sources.recipe("magpie", "eu", sources.Options(data=str(data))) != before
