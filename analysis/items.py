@@ -28,8 +28,8 @@ MEASURES = ("score", "chrf")
 class Items:
     """runs: ids, one per row. described: one line per column: item, task, language, style, set, concept, likeness.
 
-    score: float32 (runs, items) in 0..1; NaN where a run was not asked the item. An item that ended in an error
-    counts 0."""
+    score: float32 (runs, items) in 0..1; NaN where a run was not asked the item or the item has no score. An item that
+    ended in an error counts 0."""
 
     runs: list[str]
     described: pd.DataFrame
@@ -135,7 +135,8 @@ def _read(path: Path) -> pa.Table:
 
 
 def _values(table: pa.Table, measure: str) -> np.ndarray:
-    """Scores in 0..1, NaN where the measure does not apply to the item, 0 where asking it failed."""
+    """Scores in 0..1, NaN where the measure does not apply to the item (an open question has none), else 0 where asking
+    it failed."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -143,7 +144,7 @@ def _values(table: pa.Table, measure: str) -> np.ndarray:
     if measure == "chrf":
         values = values / 100
     failed = pc.fill_null(pc.not_equal(table["status"], "ok"), False).to_numpy(zero_copy_only=False)
-    values = np.where(failed, np.float32(0), values)
+    values = np.where(failed & ~np.isnan(values), np.float32(0), values)
     if measure == "score":
         return values
     return np.where(pc.equal(table["kind"], "generate").to_numpy(zero_copy_only=False), values, np.float32(np.nan))

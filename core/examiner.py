@@ -19,7 +19,7 @@ from core.encode import IMAGE, Encoder
 from core.errors import UserError
 from core.likelihood import Choice, image_features, option_scores
 from core.pixels import open_image
-from core.questions import Question, check
+from core.questions import Question, check, is_open
 
 Row = dict[str, Any]
 _NO_CUT = 1 << 30
@@ -193,6 +193,7 @@ def describe(question: Question, language: str) -> Row:
             "options": list(options.get(language) or ()) if isinstance(options, dict) else [],
             "references": list(references.get(language) or ()) if isinstance(references, dict) else [],
             "accepted": list(accepted.get(language) or ()) if isinstance(accepted, dict) else [],
+            "open": is_open(record, language),
             "answer": answer if isinstance(answer, int) else -1, "scores": [], "scores_blank": [], "tokens": [],
             "prediction": "", "status": "ok", "error": ""}
 

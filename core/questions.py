@@ -92,8 +92,9 @@ def units(questions: Sequence[Question], size: int) -> list[list[Question]]:
 def check(record: dict[str, Any], language: str) -> None:
     """Raise ValueError, saying what is wrong, for an item that cannot be asked in `language`.
 
-    choice: options, the right one is `answer`. generate: references. vqa: references are the annotators' answers, and
-    `accepted` may list forms that count in full. yes_no: options are the words for yes and for no, in this order."""
+    choice: options, the right one is `answer`. generate: references; an empty list says that there are none, and the
+    item is for judges (see `is_open`). vqa: references are the annotators' answers, and `accepted` may list forms that
+    count in full. yes_no: options are the words for yes and for no, in this order."""
     if record.get("kind") not in KINDS:
         raise ValueError(f"unknown kind '{record.get('kind')}'")
     if not isinstance(record.get("prompt", {}).get(language), str):
@@ -102,8 +103,14 @@ def check(record: dict[str, Any], language: str) -> None:
         options = record.get("options", {}).get(language)
         if not options or not isinstance(record.get("answer"), int) or not 0 <= record["answer"] < len(options):
             raise ValueError(f"no options in '{language}', or an answer that is none of them")
-    elif not record.get("references", {}).get(language):
+    elif not record.get("references", {}).get(language) and not is_open(record, language):
         raise ValueError(f"no references in '{language}'")
+
+
+def is_open(record: dict[str, Any], language: str) -> bool:
+    """Whether the item has no reference in `language` by design: its answers can be judged, and not matched."""
+    references = record.get("references")
+    return record.get("kind") == "generate" and isinstance(references, dict) and references.get(language) == []
 
 
 def _concept(question: Question) -> str:

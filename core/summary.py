@@ -1,7 +1,9 @@
 """From raw answers to judged items and metrics: which option won, whether it was right, how near a free answer came.
 
 Pure functions over rows (see core.examiner.describe). Every item counts in every denominator; one that failed counts as
-wrong. A metric is {"benchmark", "subset", "language", "metric", "slice", "value", "n"}.
+wrong. Only an open question, which has no reference by design, is neither right nor wrong: its verdicts are None, what
+compares with references leaves it out, and `unscored` counts it. A metric is {"benchmark", "subset", "language",
+"metric", "slice", "value", "n"}, n being the items it is a mean over.
 """
 from __future__ import annotations
 
@@ -17,12 +19,19 @@ SLICES: dict[str, Callable[[Row], bool]] = {
     **{name: lambda row, limit=limit: row["likeness"] is not None and row["likeness"] < limit
        for name, limit in LESS_ALIKE.items()}}
 
+_WRONG: Row = {"correct": False, "correct_uncalibrated": False, "exact": False, "chrf": 0.0, "score": 0.0}
+_OPEN: Row = dict.fromkeys(_WRONG)
+
 
 def judge(rows: Sequence[Row], blank: Mapping[tuple[str, str], float], identifier: score.LanguageIdentifier | None
           ) -> list[Row]:
     """The rows with verdicts. blank: log-probability on a blank image by (prompt, option), empty if not measured."""
-    return [_judged({**row, "predicted": -1, "correct": False, "correct_uncalibrated": False, "exact": False,
-                     "chrf": 0.0, "score": 0.0, "language_detected": ""}, blank, identifier) for row in rows]
+    return [_judged({**row, "predicted": -1, "language_detected": "", **(_OPEN if _is_open(row) else _WRONG)}, blank,
+                    identifier) for row in rows]
+
+
+def _is_open(row: Row) -> bool:
+    return row.get("open", False)     # what an earlier version asked does not say
 
 
 def _judged(row: Row, blank: Mapping[tuple[str, str], float], identifier: score.LanguageIdentifier | None) -> Row:
@@ -38,6 +47,8 @@ def _judged(row: Row, blank: Mapping[tuple[str, str], float], identifier: score.
         return row
     if identifier is not None:
         row["language_detected"] = identifier.identify(row["prediction"])
+    if _is_open(row):
+        return row
     if row["kind"] == "yes_no":
         said = score.yes_no(row["prediction"], row["options"][:1], row["options"][1:2])
         row["predicted"] = {True: 0, False: 1, None: -1}[said]
@@ -68,7 +79,8 @@ def metrics(rows: Sequence[Row], identifier: score.LanguageIdentifier | None = N
     `accuracy_blank`, the blank image alone: what can be had without seeing. Free answers: `exact`, `chrf` (mean over
     items), `chrf_corpus`, `language` (share in the asked language, or in words that several languages share) and
     `language_reference`, the same measured on the right answers: what the identifier can reach. VQA: `vqa_accuracy`
-    as well; yes or no: `accuracy` and `balanced_accuracy`. All: `errors`."""
+    as well; yes or no: `accuracy` and `balanced_accuracy`. All: `errors`, and `unscored` where there are open
+    questions: `exact` and `chrf` are means over the others then, and absent where there is no other."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["subset"], row["task"], row["language"]), []).append(row)
@@ -78,9 +90,14 @@ def metrics(rows: Sequence[Row], identifier: score.LanguageIdentifier | None = N
             part = [row for row in group if belongs(row)]
             if not part or (name != "all" and len(part) == len(group)):
                 continue
-            values = _choice(part) if part[0]["kind"] == "choice" else _free(part, language, identifier, name)
-            found += [{"benchmark": task, "subset": subset, "language": language, "metric": metric, "slice": name,
-                       "value": value, "n": len(part)} for metric, value in values.items()]
+            closed = [row for row in part if not _is_open(row)]
+            if part[0]["kind"] == "choice":
+                measured = [(closed, _choice(closed))]
+            else:
+                measured = [(closed, _matched(closed, name)), (part, _spoken(part, language, identifier, name))]
+            for counted, values in [*measured, (part, _unmeasured(part, closed))]:
+                found += [{"benchmark": task, "subset": subset, "language": language, "metric": metric, "slice": name,
+                           "value": value, "n": len(counted)} for metric, value in values.items()]
     return found
 
 
@@ -91,10 +108,19 @@ def _choice(rows: list[Row]) -> dict[str, float]:
             row["scores"], None, row["tokens"], [len(option) for option in row["options"]], by))
     if any(row["scores_blank"] for row in rows):
         values["accuracy_blank"] = _share(rows, lambda row: row["answer"] == score.choose(row["scores_blank"]))
-    return {**values, "errors": float(sum(row["status"] != "ok" for row in rows))}
+    return values
 
 
-def _free(rows: list[Row], language: str, identifier: score.LanguageIdentifier | None, part: str) -> dict[str, float]:
+def _unmeasured(rows: list[Row], closed: list[Row]) -> dict[str, float]:
+    """How many items failed, and how many are open."""
+    unscored = {"unscored": float(len(rows) - len(closed))} if len(closed) < len(rows) else {}
+    return {**unscored, "errors": float(sum(row["status"] != "ok" for row in rows))}
+
+
+def _matched(rows: list[Row], part: str) -> dict[str, float]:
+    """How free answers compare with the right ones; nothing where all questions are open."""
+    if not rows:
+        return {}
     answered = [row for row in rows if row["references"]]
     if rows[0]["kind"] == "yes_no":
         said = [row["predicted"] if row["status"] == "ok" and row["predicted"] >= 0 else None for row in rows]
@@ -107,13 +133,19 @@ def _free(rows: list[Row], language: str, identifier: score.LanguageIdentifier |
     if answered and part == "all":
         values["chrf_corpus"] = score.corpus_chrf([row["prediction"] for row in answered],
                                                   [row["references"] for row in answered])
-    if identifier is not None:
-        values["language"] = _share(rows, lambda row: row["language_detected"] in (language, "both"))
-        if part == "all" and answered:
-            hits = sum(identifier.identify(row["references"][0], row["references"][0], language) in (language, "both")
-                       for row in answered)
-            values["language_reference"] = hits / len(answered)
-    return {**values, "errors": float(sum(row["status"] != "ok" for row in rows))}
+    return values
+
+
+def _spoken(rows: list[Row], language: str, identifier: score.LanguageIdentifier | None, part: str) -> dict[str, float]:
+    """Which language the answers are in, whatever they say."""
+    if identifier is None:
+        return {}
+    values = {"language": _share(rows, lambda row: row["language_detected"] in (language, "both"))}
+    answered = [row["references"][0] for row in rows if row["references"]]
+    if part == "all" and answered:
+        hits = sum(identifier.identify(one, one, language) in (language, "both") for one in answered)
+        values["language_reference"] = hits / len(answered)
+    return values
 
 
 def _share(rows: list[Row], right: Callable[[Row], bool]) -> float:

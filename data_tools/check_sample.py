@@ -9,6 +9,8 @@ import json
 import warnings
 from typing import Any
 
+from core.questions import check
+
 PLACEHOLDER = "<image>"
 ROLES = ("system", "user", "assistant")
 MAX_PIXELS = 64_000_000          # more than any camera of the sources; a 40,000 x 40,000 image is an attack or a fault
@@ -66,20 +68,20 @@ def _evaluation(record: dict[str, Any]) -> list[str]:
              if name not in record]
     if wrong:
         return wrong
-    prompt, options, answer = record["prompt"], record["options"], record["answer"]
+    prompt, options = record["prompt"], record["options"]
     if not isinstance(prompt, dict) or not all(_text(p) for p in prompt.values()):
         return ["'prompt' is no text per language"]
-    if record["kind"] not in ("choice", "generate"):
-        wrong.append(f"kind '{record['kind']}' is neither choice nor generate")
-    if record["kind"] == "choice":
-        counts = {len(o) for o in options.values()} if isinstance(options, dict) else set()
-        if set(options) != set(prompt) or len(counts) != 1:
+    for language in prompt:
+        try:
+            check(record, language)
+        except (ValueError, AttributeError, TypeError) as error:  # the latter two: a field of another shape
+            wrong.append(str(error))
+    if not wrong and record["kind"] in ("choice", "yes_no"):
+        if set(options) != set(prompt) or len({len(texts) for texts in options.values()}) != 1:
             wrong.append("the languages differ in their options")
-        elif not isinstance(answer, int) or not 0 <= answer < counts.pop():
-            wrong.append(f"answer {answer} is no index of the options")
         elif any(len({str(o).casefold() for o in texts}) < len(texts) for texts in options.values()):
             wrong.append("two options are the same")
-    return wrong
+    return list(dict.fromkeys(wrong))
 
 
 def sample_problems(record: dict[str, Any] | None, extension: str | None, data: bytes | None,

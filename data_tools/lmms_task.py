@@ -7,8 +7,9 @@
     FOLDER/utils.py        how it is asked and scored, without begira: exact match as core.score normalises
     FOLDER/<name>/         the items with their images, as `datasets.load_from_disk` reads them
 
-Items with free answers only (kind generate); the prompt is the item's own, word for word, with the image where the item
-has it. lmms-eval itself is no dependency: what is written are files. See docs/evaluation.md for the commands."""
+Items with free answers (kind generate) and a reference only; the prompt is the item's own, word for word, with the
+image where the item has it. lmms-eval itself is no dependency: what is written are files. See docs/evaluation.md for
+the commands."""
 from __future__ import annotations
 
 import io
@@ -19,7 +20,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import replacing_folder, write_text
-from core.questions import check
+from core.questions import check, is_open
 from core.shards import DataSet
 
 _UTILS = '''"""How the items are asked and scored. Written by begira's data_tools.lmms_task."""
@@ -83,7 +84,7 @@ def write(data_set: Path | str, subset: str, task: str, language: str, out: Path
     data, out = DataSet(data_set), Path(out).absolute()
     rows = _rows(data.subset(subset), task, language)
     if not rows:
-        raise UserError(f"{data.name}/{subset} has no items of task '{task}' with an image and a free answer in "
+        raise UserError(f"{data.name}/{subset} has no items of task '{task}' with an image and a reference in "
                         f"'{language}': choose a task of kind generate")
     name = "_".join(part.replace("-", "_") for part in (data.name, subset, task, language))
     text = Value("string")
@@ -105,6 +106,8 @@ def _rows(subset: Any, task: str, language: str) -> list[dict[str, Any]]:
         try:
             check(record, language)
         except ValueError:
+            continue
+        if is_open(record, language):     # nothing to match the answer with
             continue
         rows.append({"item": record["id"], "prompt": record["prompt"][language],
                      "references": list(record["references"][language]),

@@ -25,6 +25,8 @@ def sample(number, kind="generate"):
               "references": {"en": [f"Thing {number}"], "eu": [f"Gauza {number}", "beste bat"]}, "meta": {}}
     if number == 2:
         del record["references"]["eu"]
+    if number == 4:
+        record["references"]["eu"] = []
     return Sample(record, stream.getvalue())
 
 
@@ -32,7 +34,7 @@ def sample(number, kind="generate"):
 def written(tmp_path_factory):
     root = tmp_path_factory.mktemp("task")
     with building(root / "toy", "toy", ["en", "eu"]) as writer:
-        writer.subset("eval-dev", "evaluation", [*(sample(i) for i in range(4)), sample(9, "vqa")])
+        writer.subset("eval-dev", "evaluation", [*(sample(i) for i in range(5)), sample(9, "vqa")])
         writer.finish([])
     assert write(root / "toy", "eval-dev", "describe", "eu", root / "out") == NAME
     return root / "out"
@@ -54,7 +56,7 @@ def items(written):
 
 
 def test_items_are_those_that_can_be_asked(items):
-    assert list(items["item"]) == ["generate/0", "generate/1", "generate/3"]     # neither without Basque nor vqa
+    assert list(items["item"]) == ["generate/0", "generate/1", "generate/3"]     # none without Basque, open or vqa
     assert items[0]["references"] == ["Gauza 0", "beste bat"]
     assert items[1]["image"].convert("RGB").getpixel((0, 0)) == (255, 255, 255)     # transparent is white
 

@@ -64,3 +64,18 @@ def test_slices_that_hold_everything_are_not_repeated():
     assert {m["slice"]: m["n"] for m in metrics(rows)} == {"all": 3, "A": 2, "B": 1, "no cognates": 2, "unlike": 1}
     assert values(rows, "no cognates")["accuracy"] == 1.0
     assert {m["slice"] for m in metrics(rows[:1])} == {"all"}
+
+
+def test_open_questions_are_neither_right_nor_wrong():
+    """Of four, two have a reference and one of these failed; an open one failed as well."""
+    rows = judge([row("generate", prediction="yes", options=[]), row("generate", status="error", options=[]),
+                  *(row("generate", status=status, prediction="whatever", options=[], references=[], open=True)
+                    for status in ("ok", "error"))], {}, None)
+    assert [one["score"] for one in rows] == [1.0, 0.0, None, None]
+    assert [one["correct"] for one in rows] == [True, False, None, None]
+    found = {m["metric"]: (m["value"], m["n"]) for m in metrics(rows) if m["slice"] == "all"}
+    assert found == {"exact": (0.5, 2), "chrf": (50.0, 2), "chrf_corpus": (pytest.approx(found["chrf_corpus"][0]), 2),
+                     "unscored": (2.0, 4), "errors": (2.0, 4)}
+    assert values(rows[2:]) == {"unscored": 2.0, "errors": 1.0}
+    forgotten = judge([row("generate", status="error", options=[], references=[])], {}, None)
+    assert values(forgotten) == {"exact": 0.0, "chrf": 0.0, "errors": 1.0}     # no reference, and not by design
