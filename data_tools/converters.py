@@ -115,7 +115,7 @@ def lettered(reader: Reader) -> dict[str, Any]:
 
 
 def yes_no(reader: Reader) -> dict[str, Any]:
-    """A question whose answer is yes or no. Fields: question, answer; `words` gives both words per language."""
+    """A question to be answered with yes or no. Fields: question, answer; `words` gives both words per language."""
     words = reader.settings["words"].get(reader.language)
     if not words:
         raise UserError(f"source '{reader.source}' has no words for yes and no in '{reader.language}': add them under "
@@ -124,14 +124,17 @@ def yes_no(reader: Reader) -> dict[str, Any]:
     known = [w.casefold() for w in words]
     if given not in known:
         raise Skip("answer is neither yes nor no")
-    return _choice(_bare(reader.text("question")), list(words), known.index(given))
+    return _choice(_bare(reader.text("question")), list(words), known.index(given)) | {"kind": "yes_no"}
 
 
 def short_answer(reader: Reader) -> dict[str, Any]:
-    """VQAv2's shape, not normalised. Fields: question, answer (agreed), answers (all: texts or {"answer"})."""
-    given = [a.get("answer", "") if isinstance(a, Mapping) else str(a) for a in reader.get("answers", None) or ()]
-    references = [a.strip() for a in dict.fromkeys([reader.text("answer"), *given]) if a.strip()]
-    return {"kind": "generate", "prompt": f"{_bare(reader.text('question'))}\n{IMAGE}", "options": [], "answer": -1,
+    """VQAv2's shape, not normalised. Fields: question, answers (one per annotator: texts or {"answer"}), or else answer
+    (the agreed one, which is matched exactly). VQA accuracy counts annotators, so equal answers are kept as often."""
+    listed = reader.get("answers", None) or ()
+    given = [str(a.get("answer") or "") if isinstance(a, Mapping) else str(a) for a in listed]
+    references = [html.unescape(a).strip() for a in given if a.strip()] or [reader.text("answer")]
+    kind = "vqa" if len(references) > 1 else "generate"
+    return {"kind": kind, "prompt": f"{_bare(reader.text('question'))}\n{IMAGE}", "options": [], "answer": -1,
             "references": references}
 
 
