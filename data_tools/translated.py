@@ -1,8 +1,8 @@
 """From the translations of all chunks to a data set in which the target language stands beside the source.
 
 A record gets the target language only if every one of its texts has a translation that passed the gates; the others
-lose it, if they had it, and are listed, with reasons, in `rejected.jsonl` of the new data set. Nothing is translated
-here.
+lose it, if they had it, and are listed, with reasons, in `rejected.jsonl` of the new data set. A damaged sample, which
+`data_tools.translate` passed over, is left out and counted (`damaged`). Nothing is translated here.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.config import TranslateConfig, structured
 from core.errors import UserError
 from core.files import write_text
 from core.run import Run
-from core.shards import DataSet
+from core.shards import Corrupt, DataSet
 from data_tools.dataset import Sample, building
 from data_tools.pictures import sniff
 from data_tools.shards import id_hash, texts
@@ -85,7 +85,11 @@ def _samples(data: DataSet, name: str, config: TranslateConfig | None, table: Ta
              rejected: list[str]) -> Iterator[Sample]:
     subset = data.subset(name)
     for i in range(len(subset)):
-        record, image = subset.read(i)
+        try:
+            record, image = subset.read(i)
+        except Corrupt:
+            counts["damaged"] += 1
+            continue
         if config is not None and is_wanted(record, config):
             counts["records"] += 1
             reasons = add(record, config.source_language, config.target_language, table)
