@@ -36,26 +36,11 @@ def finding(problem: str, file: str, sample: str = "", detail: str = "", level: 
 def check(path: Path | str, mark: bool = False, processes: int = 0) -> list[Finding]:
     """Findings of a data set, in order of shard and sample; [] means sound.
 
-    Raises UserError if `path` is no folder or holds neither a manifest nor a tar."""
+    Raises UserError if `path` is no folder or holds neither a usable manifest nor a tar."""
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the folder of a data set")
-    findings: list[Finding] = []
-    try:
-        manifest = read_json(folder / "manifest.json")
-    except UserError as error:
-        findings.append(finding("manifest", "manifest.json", detail=str(error)))
-        manifest = None
-    if manifest is None:
-        if not findings:
-            findings.append(finding("manifest", "manifest.json", detail="missing"))
-        tars = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.tar"))
-        if not tars:
-            raise UserError(f"{folder} holds neither manifest.json nor a tar: give the folder of a data set")
-        jobs = [(folder, {"file": tar}, None, (), ()) for tar in tars]
-    else:
-        problems, jobs = _plan(folder, manifest)
-        findings += problems
+    manifest, findings, jobs = _opened(folder)
     with ProcessPoolExecutor(min(processes or len(os.sched_getaffinity(0)), max(1, len(jobs)))) as pool:
         shards = list(pool.map(_check_shard, jobs))
     duplicates = _duplicates([(job[1]["file"], *shard[1:]) for job, shard in zip(jobs, shards, strict=True)])
@@ -65,6 +50,24 @@ def check(path: Path | str, mark: bool = False, processes: int = 0) -> list[Find
         if mark and manifest is not None:
             _mark(folder / job[1]["index"], {f["sample"] for f in own if f["level"] == "error"})
     return findings
+
+
+def _opened(folder: Path) -> tuple[dict[str, Any] | None, list[Finding], list[tuple]]:
+    """The manifest, what is wrong with it, and one job per shard; without a usable manifest, one per tar."""
+    reason = "missing"
+    try:
+        manifest = read_json(folder / "manifest.json")
+        if manifest is not None:
+            return manifest, *_plan(folder, manifest)
+    except UserError as error:
+        reason = str(error)
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, but of another shape
+        reason = f"not as begira writes it ({type(error).__name__}: {error})"
+    tars = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.tar"))
+    if not tars:
+        raise UserError(f"{folder} holds neither a manifest.json of begira's nor a tar: give the folder of a data set")
+    return None, [finding("manifest", "manifest.json", detail=reason)], [(folder, {"file": t}, None, (), ())
+                                                                         for t in tars]
 
 
 def _plan(folder: Path, manifest: dict[str, Any]) -> tuple[list[Finding], list[tuple]]:
@@ -78,14 +81,14 @@ def _plan(folder: Path, manifest: dict[str, Any]) -> tuple[list[Finding], list[t
     wrong += [f"source {s.get('name', number)} has no {f}" for number, s in enumerate(manifest.get("sources", ()))
               for f in ("name", "licence", "origin") if not s.get(f)]
     findings = [finding("manifest", "manifest.json", detail=text) for text in wrong]
-    jobs, listed = [], set()
+    jobs, listed, known = [], set(), manifest.get("languages", [])
     for subset in manifest.get("subsets", {}).values():
         # a subset without a word of a language is meant to be without it (English-only text)
-        languages = [lang for lang in manifest["languages"] if subset["words"].get(lang)]
+        languages = [lang for lang in known if subset["words"].get(lang)]
         for shard in subset["shards"]:
             listed.add(shard["file"])
             if (folder / shard["file"]).exists():
-                jobs.append((folder, shard, subset["kind"], languages, manifest["languages"]))
+                jobs.append((folder, shard, subset["kind"], languages, known))
             else:
                 findings.append(finding("missing file", shard["file"]))
     unlisted = sorted({p.relative_to(folder).as_posix() for p in folder.rglob("*.tar")} - listed)

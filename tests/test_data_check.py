@@ -185,6 +185,20 @@ def test_manifest_faults(sound):
     assert check(sound)[0]["problem"] == "manifest"
 
 
+@pytest.mark.parametrize("change, says", [
+    (lambda m: {k: v for k, v in m.items() if k != "languages"}, "no field 'languages'"),
+    (lambda m: [], "not as begira writes it (AttributeError"),
+    (lambda m: {**m, "subsets": {"a": {}}}, "not as begira writes it (KeyError: 'shards')")])
+def test_a_manifest_of_another_shape_is_a_finding(sound, change, says):
+    path = sound / "000001.tar"
+    path.write_bytes(path.read_bytes()[:5000])
+    changed = change(json.loads((sound / "manifest.json").read_text()))
+    (sound / "manifest.json").write_text(json.dumps(changed))
+    findings = check(sound, mark=True)
+    assert [f["detail"] for f in findings if f["problem"] == "manifest" and says in f["detail"]], findings
+    assert "truncated tar" in {f["problem"] for f in findings}     # the shards are looked at all the same
+
+
 def test_no_data_set_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="neither"):
         check(tmp_path)
