@@ -89,7 +89,13 @@ class Marian:
         self.torch, self.engine, self.label = torch, engine, f"marian:{_named(engine.model)}"
         cuda = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
         self.device = "cuda" if cuda else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        except ImportError as error:
+            if "sentencepiece" not in str(error).lower():
+                raise
+            raise UserError(f"engine marian: the tokenizer in {folder} needs sentencepiece: `pip install "
+                            "begira[translate]` brings it") from None
         self.model = AutoModelForSeq2SeqLM.from_pretrained(
             str(folder), dtype=torch.bfloat16 if cuda else torch.float32).to(self.device).eval()
 
