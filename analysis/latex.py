@@ -9,7 +9,9 @@ from analysis.tables import Cell, Table
 from core.files import write_text
 
 RULES = "\n".join(f"\\providecommand{{\\{name}}}{{\\hline}}" for name in ("toprule", "midrule", "bottomrule"))
-_SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+# as commands, "<", ">" and "|" print as themselves in every font encoding; bare ones do so in T1 only
+_SPECIAL = {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+            "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
             "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$",
             "±": r"$\pm$", "–": "--", "’": "'", "\u02bc": "'", "\u202f": r"\,", "\u00a0": "~"}
 
