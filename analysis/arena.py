@@ -78,7 +78,7 @@ def read(folder: Path, path: Path) -> int:
         line = known.get(str(vote.get("id")))
         if line is None or line["judge"] != HUMAN:
             raise UserError(f"{path} votes on a pair that no arena page of this study showed ({vote.get('id')}): make "
-                            "the page with `begira judge GRID --arena FILE`, and read its votes with the same grid")
+                            "the page with `begira judge GRID --write FILE.html`, and read its votes with that grid")
         lines.append({**line, "id": digest(line["id"], voter), "voter": voter, "status": "ok",
                       "verdict": vote["verdict"]})
     with journal(folder, f"{HUMAN}-{slug(voter)}") as book:

@@ -110,7 +110,7 @@ def blank_pairs(questions: Sequence[Question], languages: Sequence[str]) -> list
         for language in languages:
             try:
                 check(question.record, language)
-            except (ValueError, AttributeError):
+            except ValueError:
                 continue
             if question.kind == "choice":
                 prompt, options = question.record["prompt"][language], question.record["options"][language]

@@ -19,7 +19,7 @@ from core.encode import IMAGE, Encoder
 from core.errors import UserError
 from core.likelihood import Choice, image_features, option_scores
 from core.pixels import open_image
-from core.questions import Question, check, is_open
+from core.questions import Question, check, is_open, texts
 
 Row = dict[str, Any]
 _NO_CUT = 1 << 30
@@ -72,9 +72,9 @@ class Examiner:
             row["prediction"] = answer
         return rows
 
-    def blank_scores(self, pairs: Sequence[tuple[str, str]], blanks: int = 1) -> list[float]:
+    def blank_scores(self, pairs: Sequence[tuple[str, str]], blanks: int = 1) -> list[float | None]:
         """Log-probability of each (prompt, option) with a blank image in the place of the real one: the mean of the
-        probabilities over the first `blanks` of BLANKS.
+        probabilities over the first `blanks` of BLANKS. None for a pair that cannot be asked: its item's error.
 
         One blank image may look like something to a small model; several together look like nothing (contextual
         calibration averages over content-free inputs in the same way: Zhao et al. 2021, section 4)."""
@@ -83,7 +83,7 @@ class Examiner:
         features = image_features(self.net, self._pixels([self._blank(colour) for colour in BLANKS[:blanks]]))
         groups: list[tuple[list[int], Choice]] = []
         for prompt in dict.fromkeys(prompt for prompt, _ in pairs):
-            mine = [number for number, (own, _) in enumerate(pairs) if own == prompt]
+            mine = [number for number, pair in enumerate(pairs) if pair[0] == prompt and self._can_follow(*pair)]
             for start in range(0, len(mine), _TOGETHER):
                 numbers = mine[start:start + _TOGETHER]
                 for image in range(blanks) if IMAGE in prompt else (None,):
@@ -93,8 +93,8 @@ class Examiner:
         for (numbers, _), values in zip(groups, scores, strict=True):
             for number, value in zip(numbers, values, strict=True):
                 found[number].append(value)
-        return [torch.tensor(values, dtype=torch.float64).logsumexp(0).item() - math.log(len(values))
-                for values in found]
+        return [torch.tensor(values, dtype=torch.float64).logsumexp(0).item() - math.log(len(values)) if values
+                else None for values in found]
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -125,6 +125,12 @@ class Examiner:
 
     def _choice(self, prompt: str, options: Sequence[str], image: int | None) -> Choice:
         return Choice(self._prompt(prompt), [self._answer(prompt, option) for option in options], image)
+
+    def _can_follow(self, prompt: str, option: str) -> bool:
+        try:
+            return bool(self._answer(prompt, option))
+        except ValueError:
+            return False
 
     def _generate(self, prompts: Sequence[tuple[Sequence[int], int | None]], features: torch.Tensor | None,
                   max_new_tokens: int) -> list[str]:
@@ -181,18 +187,13 @@ class Examiner:
 def describe(question: Question, language: str) -> Row:
     """The row of an item before it has been asked."""
     record, meta = question.record, question.meta
-    options = record.get("options")
-    references, accepted = record.get("references"), record.get("accepted")
-    prompt = record.get("prompt")
-    answer = record.get("answer")
+    prompt, answer, likeness = record.get("prompt"), record.get("answer"), meta.get("likeness")
     return {"item": question.id, "subset": question.subset.subset, "task": question.task, "kind": question.kind,
             "language": language, "set": str(meta.get("set", "")), "style": str(meta.get("style", "")),
             "category": str(meta.get("category", "")), "concept": str(meta.get("concept", "")),
-            "likeness": meta.get("likeness"),
+            "likeness": float(likeness) if isinstance(likeness, (int, float)) else None,
             "prompt": str(prompt.get(language, "")) if isinstance(prompt, dict) else "",
-            "options": list(options.get(language) or ()) if isinstance(options, dict) else [],
-            "references": list(references.get(language) or ()) if isinstance(references, dict) else [],
-            "accepted": list(accepted.get(language) or ()) if isinstance(accepted, dict) else [],
+            **{part: texts(record, part, language) for part in ("options", "references", "accepted")},
             "open": is_open(record, language),
             "answer": answer if isinstance(answer, int) else -1, "scores": [], "scores_blank": [], "tokens": [],
             "prediction": "", "status": "ok", "error": ""}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import Task
+from core.encode import IMAGE
 from core.errors import UserError
 from core.shards import Corrupt, Subset, open_subset
 
@@ -51,7 +52,9 @@ class Question:
 
 
 def select(tasks: Sequence[Task], data_root: Path | str, generate: bool = True) -> list[Question]:
-    """The questions of all tasks, image by image. Raises UserError for a subset or task name that does not exist."""
+    """The questions of all tasks, image by image; without `generate` those with options to choose from alone.
+
+    Raises UserError for a subset or task name that does not exist, and where nothing is left to ask."""
     chosen: dict[tuple[str, int], Question] = {}
     for task in tasks:
         subset = open_subset(data_root, task.data, task.subset)
@@ -63,8 +66,11 @@ def select(tasks: Sequence[Task], data_root: Path | str, generate: bool = True) 
             has = ", ".join(sorted(filter(None, known)))
             raise UserError(f"{subset.name} has no task '{missing[0]}': it has {has}")
         for question in limited(questions, task):
-            if generate or question.kind == "choice":
+            if generate or question.kind in ("choice", ""):
                 chosen[subset.name, question.position] = question
+    if not chosen:
+        where = ", ".join(f"{task.data}/{task.subset}" for task in tasks)
+        raise UserError(f"{where}: nothing to ask{'' if generate else ' without generate=true'}: name other tasks")
     return sorted(chosen.values(), key=lambda q: (q.subset.name, str(q.meta.get("style", "")), _concept(q), q.id))
 
 
@@ -97,20 +103,37 @@ def check(record: dict[str, Any], language: str) -> None:
     count in full. yes_no: options are the words for yes and for no, in this order."""
     if record.get("kind") not in KINDS:
         raise ValueError(f"unknown kind '{record.get('kind')}'")
-    if not isinstance(record.get("prompt", {}).get(language), str):
+    prompt = _side(record, "prompt", language)
+    if not isinstance(prompt, str):
         raise ValueError(f"no prompt in '{language}'")
+    if prompt.count(IMAGE) > 1:
+        raise ValueError(f"{prompt.count(IMAGE)} images in the prompt in '{language}', there can be one")
+    for part in ("options", "references", "accepted"):
+        if _side(record, part, language) not in (None, texts(record, part, language)):
+            raise ValueError(f"{part} in '{language}' that are no list of texts")
     if record["kind"] in ("choice", "yes_no"):
-        options = record.get("options", {}).get(language)
-        if not options or not isinstance(record.get("answer"), int) or not 0 <= record["answer"] < len(options):
+        options, answer = texts(record, "options", language), record.get("answer")
+        if not options or not isinstance(answer, int) or not 0 <= answer < len(options):
             raise ValueError(f"no options in '{language}', or an answer that is none of them")
-    elif not record.get("references", {}).get(language) and not is_open(record, language):
+    elif not texts(record, "references", language) and not is_open(record, language):
         raise ValueError(f"no references in '{language}'")
+
+
+def texts(record: dict[str, Any], part: str, language: str) -> list[str]:
+    """The options, references or accepted forms of an item in a language; none where they are no list of texts."""
+    found = _side(record, part, language)
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else []
+
+
+def _side(record: dict[str, Any], part: str, language: str) -> Any:
+    """What a part of the item says in a language; None where it says nothing."""
+    sides = record.get(part)
+    return sides.get(language) if isinstance(sides, dict) else None
 
 
 def is_open(record: dict[str, Any], language: str) -> bool:
     """Whether the item has no reference in `language` by design: its answers can be judged, and not matched."""
-    references = record.get("references")
-    return record.get("kind") == "generate" and isinstance(references, dict) and references.get(language) == []
+    return record.get("kind") == "generate" and _side(record, "references", language) == []
 
 
 def _concept(question: Question) -> str:

@@ -1,9 +1,10 @@
 """From raw answers to judged items and metrics: which option won, whether it was right, how near a free answer came.
 
 Pure functions over rows (see core.examiner.describe). Every item counts in every denominator; one that failed counts as
-wrong. Only an open question, which has no reference by design, is neither right nor wrong: its verdicts are None, what
-compares with references leaves it out, and `unscored` counts it. A metric is {"benchmark", "subset", "language",
-"metric", "slice", "value", "n"}, n being the items it is a mean over.
+wrong; one whose JSON cannot be read is of no task that is known, and an error of task "". Only an open question, which
+has no reference by design, is neither right nor wrong: its verdicts are None, what compares with references leaves it
+out, and `unscored` counts it. A metric is {"benchmark", "subset", "language", "metric", "slice", "value", "n"}, n being
+the items it is a mean over.
 """
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from core.config import Task, Validation
 from core.distributed import World
 from core.encode import Encoded, Encoder
 from core.errors import UserError
-from core.questions import Question, check, select
+from core.questions import Question, check, is_open, select
 from core.shards import Corrupt
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class Validator:
             try:
                 for number, language in enumerate(self.languages):
                     check(question.record, language)
+                    if is_open(question.record, language):
+                        raise ValueError("it is an open question, and has no right answer")
                     if self._encode(question, number).pixels is None:
                         raise ValueError("it has no image")
                 kept.append(place)

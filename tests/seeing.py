@@ -152,9 +152,9 @@ def items(broken=()):
     return samples
 
 
-def write_items(root, broken=()):
+def write_items(root, broken=(), samples=None):
     with building(root / "toy", "toy", ["en", "eu"]) as writer:
-        writer.subset("eval", "evaluation", items(broken))
+        writer.subset("eval", "evaluation", items(broken) if samples is None else samples)
         writer.finish([])
     return root
 

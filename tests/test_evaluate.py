@@ -1,5 +1,6 @@
 """Stage `evaluate`: every item counts, a stopped or spread run ends as a whole one, seeing is told from guessing."""
 import shutil
+from dataclasses import replace
 
 import pytest
 from ranks import run_ranks
@@ -86,6 +87,50 @@ def test_a_failed_item_is_an_error_and_the_denominator_stays(root, seeing, tmp_p
     bad = [row for row in table(run).to_pylist() if row["status"] == "error"]
     assert {row["concept"] for row in bad} == {"red"}
     assert all("UnidentifiedImageError" in row["error"] and not row["correct"] for row in bad)
+
+
+MALFORMED = [("choice", {"options": "abcd"}), ("choice", {"options": ["red", "555", "a", "b"]}),
+             ("choice", {"options": ["[red]", "a", "b", "c"]}), ("choice", {"prompt": "777"}),
+             ("choice", {"prompt": "<image> or <image>?"}), ("generate", {"references": "red"}),
+             ("generate", {"references": ["null"]})]
+IN_THE_TAR = {b'"555"': b" 555 ", b'"777"': b" 777 ", b'"null"': b" null ", b'"[red]"': b'["red"]',
+              b'{"id":"unreadable"': b'{"id";"unreadable"'}   # what the writer of shards would not write
+
+
+def spoil(data):
+    """Put into the tar, byte for byte, what stands for it."""
+    tar = next((data / "toy" / "eval").glob("*.tar"))
+    content = tar.read_bytes()
+    for written, meant in IN_THE_TAR.items():
+        content = content.replace(written, meant)
+    tar.write_bytes(content)
+    return data
+
+
+def test_a_malformed_item_is_an_error_of_its_own_and_of_no_other(root, seeing, whole, tmp_path):
+    samples = items()
+    for number, (kind, fault) in enumerate(MALFORMED):
+        record = next(sample.record for sample in samples if sample.record["kind"] == kind)
+        odd = {part: {**record[part], "en": value} for part, value in fault.items()}
+        samples.append(replace(samples[0], record={**record, "id": f"odd/{number}", **odd}))
+    run = evaluation(root, "malformed", seeing, spoil(write_items(tmp_path, samples=samples)))
+    result = evaluate(run)
+    assert result["errors"] == len(MALFORMED) and result["items"] == whole[1]["items"] + 2 * len(MALFORMED)
+    rows = {(row["item"], row["language"]): row for row in table(run).to_pylist()}
+    assert all(rows[f"odd/{number}", "en"]["status"] == "error" and rows[f"odd/{number}", "eu"]["status"] == "ok"
+               for number in range(len(MALFORMED)))
+    for row in table(whole[0]).to_pylist():
+        assert rows[row["item"], row["language"]]["prediction"] == row["prediction"]
+
+
+def test_an_evaluation_of_nothing_is_refused_and_an_unreadable_item_is_kept(root, tmp_path):
+    free = [sample for sample in items() if sample.record["kind"] == "generate"]
+    data = write_items(tmp_path, samples=free)
+    with pytest.raises(UserError, match="toy/eval: nothing to ask without generate=true"):
+        select([Task("toy", "eval")], data, generate=False)
+    free.append(replace(free[0], record={**free[0].record, "id": "unreadable"}))
+    spoiled = spoil(write_items(tmp_path / "spoiled", samples=free))
+    assert [question.kind for question in select([Task("toy", "eval")], spoiled, generate=False)] == [""]
 
 
 def stopped(run, monkeypatch, after=2):
