@@ -68,11 +68,21 @@ def main() -> int:
             command.add_argument("what")
             command.add_argument("--daemon-only", action="store_true")
     arguments = parser.parse_args()
+    try:
+        return act(arguments)
+    except (FileNotFoundError, ConnectionRefusedError):
+        print(f"no keeper answers in {arguments.dir}: `python -m tests.cluster down` ends the rest", file=sys.stderr)
+    except (RuntimeError, ValueError) as error:
+        print(error, file=sys.stderr)
+    return 2
+
+
+def act(arguments: argparse.Namespace) -> int:
     if arguments.verb == "install":
         return install()
     if arguments.verb == "up":
         return up(arguments)
-    cluster = Cluster(arguments.dir)
+    cluster = Cluster.find(arguments.dir)
     if arguments.verb == "down":
         cluster.stop()
     elif arguments.verb == "call":

@@ -31,9 +31,15 @@ class Cluster:
 
     @classmethod
     def launch(cls, root: Path | str, options: Options) -> Cluster:
-        """Start it and return when every node is idle. Raises RuntimeError with the cause."""
+        """Start it in a new or empty directory, which is its own from then on, and return when every node is idle.
+
+        Raises RuntimeError with the cause."""
         cluster = cls(root)
+        if len(str(cluster.root)) > 80:
+            raise RuntimeError(f"{cluster.root}: name too long for unix sockets (108 bytes), choose a shorter one")
         cluster.root.mkdir(parents=True, exist_ok=True)
+        if any(cluster.root.iterdir()):
+            raise RuntimeError(f"{cluster.root} is not empty, and a cluster's end removes its directory: give another")
         reader, writer = os.pipe()
         with open(cluster.root / "keeper.out", "ab") as out:
             command = [sys.executable, "-m", "tests.cluster.keeper", str(cluster.root), json.dumps(vars(options)),
@@ -46,6 +52,17 @@ class Cluster:
         if "error" in answer:
             cluster._keeper.wait()
             raise RuntimeError(answer["error"])
+        return cluster
+
+    @classmethod
+    def find(cls, root: Path | str) -> Cluster:
+        """The cluster that was launched there. Raises RuntimeError for any other directory: its end would remove it."""
+        cluster = cls(root)
+        try:
+            Layout.load(cluster.root)
+        except (OSError, ValueError, TypeError, KeyError):
+            raise RuntimeError(f"{cluster.root} holds no test cluster (no meta.json of one): give the directory that "
+                               "`up` was given") from None
         return cluster
 
     @property

@@ -82,7 +82,9 @@ class Daemons:
 
     # -- start, in this order
     def start(self, options: Options) -> Layout:
-        """Everything up and every node idle. Raises RuntimeError with the last lines of the daemon that failed."""
+        """Everything up and every node idle, in a directory that is the cluster's own: it is emptied for another try.
+
+        Raises RuntimeError with the last lines of the daemon that failed."""
         for left in (2, 1, 0):  # another process may take a port between our look and the daemon's bind
             try:
                 return self._start(options)
@@ -94,8 +96,6 @@ class Daemons:
         raise AssertionError
 
     def _start(self, options: Options) -> Layout:
-        if len(str(self.root)) > 80:
-            raise RuntimeError(f"{self.root}: name too long for unix sockets (108 bytes), choose a shorter one")
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o755)
         self.log.mkdir(exist_ok=True)

@@ -52,6 +52,8 @@ def keep(root: Path, options: Options, report: int) -> None:
             request = json.loads(connection.makefile().readline())
             try:
                 answer = obey(daemons, request)
+            except ValueError as refused:
+                answer = {"error": str(refused)}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             try:
@@ -63,8 +65,14 @@ def keep(root: Path, options: Options, report: int) -> None:
 
 
 def obey(daemons: Daemons, request: dict[str, Any]) -> dict[str, Any]:
-    """One request: stop, kill-node, start-node, kill-daemon, start-daemon. Raises KeyError for any other."""
+    """One request: stop, kill-node, start-node, kill-daemon, start-daemon. Raises ValueError for a name that it does
+    not know."""
     verb, what = request["verb"], request.get("what") or ""
+    starters = {"slurmctld": daemons.start_slurmctld, "slurmdbd": daemons.start_slurmdbd}
+    names = {"stop": [what], "kill-node": daemons.layout.nodes, "start-node": daemons.layout.nodes,
+             "kill-daemon": [name for name in daemons.pids() if name != "keeper"], "start-daemon": list(starters)}
+    if verb not in names or what not in names[verb]:
+        raise ValueError(f"{verb} {what}: choose from {', '.join(names.get(verb, names))}")
     if verb == "stop":
         daemons.stop(keep=request.get("keep", False))
     elif verb == "kill-node":
@@ -74,10 +82,8 @@ def obey(daemons: Daemons, request: dict[str, Any]) -> dict[str, Any]:
         daemons.wait_nodes([what])
     elif verb == "kill-daemon":
         daemons.end(what, getattr(signal, "SIG" + request.get("signal", "TERM")))
-    elif verb == "start-daemon":
-        {"slurmctld": daemons.start_slurmctld, "slurmdbd": daemons.start_slurmdbd}[what]()
     else:
-        raise KeyError(f"no such request: {verb}")
+        starters[what]()
     return {}
 
 
