@@ -121,7 +121,11 @@ class Status:
 
 def judge(done: bool, attempts: Sequence[Attempt], heartbeat: Mapping[str, Any], request: Mapping[str, Any],
           observation: Observation, now: float, stale_after: float = STALE_AFTER) -> Status:
-    """State of one run; `request` is what a person last asked ({"kind": "retry"|"cancel", "after_attempt": n})."""
+    """State of one run; `request` is what a person last asked ({"kind": "retry"|"cancel", "after_attempt": n, "job"}).
+
+    A retry also sets aside how the job that was then known (`job`) ended: it may have ended before it could begin."""
+    if request.get("kind") == "retry" and observation.where is Where.ENDED and observation.job == request.get("job"):
+        observation = Observation()
     last = attempts[-1] if attempts else None
     counted = [a for a in attempts if request.get("kind") != "retry" or a.number > int(request.get("after_attempt", 0))]
     status = Status(State.PLANNED, attempts=len(attempts), used=used_budget(counted), job=observation.job,

@@ -132,6 +132,6 @@ def retry(study: Study, backend: Backend, words: Iterable[str]) -> list[Desired]
     ended = (State.FAILED, State.LOST, State.CANCELLED, State.STOPPED)
     chosen = [run for run in select(seen.runs, seen.statuses, words) if seen.statuses[run.id].state in ended]
     for run in chosen:
-        store.ask_for(seen.records[run.id].path, "retry")
+        store.ask_for(seen.records[run.id].path, "retry", job=seen.statuses[run.id].job)
     store.journal(study.name, "retry", runs=[run.id for run in chosen])
     return chosen

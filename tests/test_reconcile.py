@@ -69,6 +69,10 @@ Q, R, E = Observation(Where.QUEUED, "7", "Priority"), Observation(Where.RUNNING,
      State.PLANNED),
     (Record(attempts=[ended(1, "failed", "code"), ended(2, "failed", "code")],
             request={"kind": "retry", "after_attempt": 1}), Observation(), State.FAILED),
+    (Record(request={"kind": "retry", "after_attempt": 0, "job": "7"}), Observation(E, "7", cause="cancelled"),
+     State.PLANNED),
+    (Record(request={"kind": "retry", "after_attempt": 0, "job": "7"}), Observation(E, "8", cause="cancelled"),
+     State.CANCELLED),
 ])
 def test_state(record, seen, state):
     assert judge(record.done, record.attempts, record.heartbeat, record.request, seen, NOW).state is state

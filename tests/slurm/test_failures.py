@@ -67,6 +67,20 @@ def test_failed_parent_blocks_and_retry_repairs(desk):
     assert set(desk.wait(grid, seconds=90).values()) == {"done"}
 
 
+def test_retry_takes_up_what_was_cancelled_before_it_began(desk):
+    grid = desk.grid("early", {"align": {"steps": 400, "delay": 0.1}, "finetune": {"parents": {"align": "align"}}})
+    desk.submit(grid)
+    desk.until(desk.beat(desk.path(grid, "align"), 2), 60, lambda: desk.describe(grid))
+    assert desk.begira("cancel", str(grid)).returncode == 0
+    assert desk.wait(grid) == {"align": "cancelled", "finetune": "cancelled"}
+    calls = len(desk.sbatch_calls())
+    assert desk.submit(grid) == 0 and len(desk.sbatch_calls()) == calls, "nobody has asked for them"
+    assert "2 runs to be retried" in desk.begira("retry", str(grid)).stdout
+    assert set(desk.states(grid).values()) == {"planned"}
+    desk.submit(grid)
+    assert set(desk.wait(grid, seconds=120).values()) == {"done"}, desk.describe(grid)
+
+
 def test_cancel(desk):
     """With --save a run stops after saving; scancel by hand is a person's word too. Neither comes back by itself."""
     grid = desk.grid("ending", {"train": {"steps": 400, "delay": 0.1, "save_every": 1000}},
