@@ -34,11 +34,11 @@ LOCK_SECONDS = 60.0      # that a submitter waits for another one of the same st
 
 @dataclass
 class Work:
-    """What is to be done now: the arrays, what has no room, and whose jobs are to be cancelled first."""
+    """What is to be done now: the arrays, what has no room, and the jobs that are to be withdrawn."""
 
     layout: Layout
     runtimes: dict[str, dict[str, Any]]
-    cancelled: list[str]
+    withdrawn: list[str]
     bill: Bill
 
 
@@ -99,10 +99,8 @@ class Cluster:
         actions = reconcile(runs, current)
         work = self.work(study, actions)
         _want(study, waiting=len(work.layout.waiting))
-        if not work.layout.arrays and not work.cancelled:
+        if not work.layout.arrays and not work.withdrawn:
             return actions
-        if work.cancelled:
-            commands.cancel(work.cancelled)
         environment = provenance.capture(folder) if create else None
         paths = {}
         submitted = [run for array in work.layout.arrays for run in array.runs]
@@ -111,7 +109,8 @@ class Cluster:
             if environment is not None:
                 store.create(run, environment, work.runtimes.get(run.id))
         submit.submit(folder, work.layout.arrays, paths, self.profile, snapshot.take(folder),
-                      striking_nodes([attempt for record in records.values() for attempt in record.attempts], _now()))
+                      striking_nodes([attempt for record in records.values() for attempt in record.attempts], _now()),
+                      work.withdrawn)
         self._sweep(folder)
         return actions
 

@@ -1,8 +1,9 @@
 """From Slurm's jobs and our submissions to one `Observation` per run: what `experiments.state` judges by. Pure but for
 the two commands in `slurm.queue`, however many runs there are.
 
-A run's newest submitted element counts. What Slurm cancelled because a parent failed is as if it had not been
-submitted; what a person cancelled is cancelled. An ended job whose attempt left its own record adds nothing to it."""
+A run's newest submitted element counts. What Slurm cancelled because a parent failed, and what we withdrew, is as if it
+had not been submitted; what a person cancelled is cancelled. An ended job whose attempt left its own record adds
+nothing to it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,8 @@ def judge(submission: Submission, index: int, run: Stored, queue: Queue) -> Obse
     id_ = submission.element(index)
     job = queue.jobs.get(id_)
     waits_for = submission.parents.get(run.id, {})
+    if run.id in submission.withdrawn and (job is None or job.ended):
+        return Observation(Where.ABSENT, id_)
     if job is None:
         return _vanished(id_, run, queue)
     if job.waits:

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Submission:
     created: float = 0.0
     memory_gb: float = 0.0
     parents: dict[str, dict[str, str]] = field(default_factory=dict)  # run id: {parent's run id: job it waits for}
+    withdrawn: list[str] = field(default_factory=list)  # run ids: we cancel their elements, no person did
 
     def element(self, index: int) -> str:
         """Slurm's id of element `index`; an array of one is a plain job."""
@@ -65,6 +66,14 @@ def propose(study: Path, stage: str, runs: Sequence[str], paths: Sequence[Path],
 
 def write(study: Path, submission: Submission) -> None:
     write_json(folder(study) / submission.key / "submission.json", asdict(submission))
+
+
+def withdraw(study: Path, jobs: Sequence[str]) -> None:
+    """Note that we cancel these elements ourselves: from then on their end is as if they had not been submitted."""
+    for one in read(study):
+        ours = [run for index, run in enumerate(one.runs) if one.element(index) in jobs and run not in one.withdrawn]
+        if ours:
+            write(study, replace(one, withdrawn=[*one.withdrawn, *ours]))
 
 
 def read(study: Path) -> list[Submission]:

@@ -1,7 +1,8 @@
 """Handing arrays to Slurm through submitit, so that a submitter may be killed at any point.
 
-For every array: note the intent, sbatch it *held*, note its id; when all are noted, release them. What was not noted
-never runs and is cancelled by its name the next time. What is pickled is one run directory's path per element."""
+For every array: note the intent, sbatch it *held*, note its id; when all are noted, cancel the jobs that they replace
+and release them. What was not noted never runs and is cancelled by its name the next time. What is pickled is one run
+directory's path per element."""
 from __future__ import annotations
 
 import os
@@ -33,6 +34,10 @@ def recover(study: Path, queue: Queue) -> list[str]:
     if strays := observe.strays(study, queue, known):
         commands.cancel(strays)
         done.append(f"cancelled {len(strays)} job(s) that were submitted but never noted")
+    withdrawn = {one.element(index) for one in known for index, run in enumerate(one.runs) if run in one.withdrawn}
+    if left := sorted(job.id for job in queue.live() if job.waits and job.id in withdrawn):
+        commands.cancel(left)
+        done.append(f"cancelled {len(left)} job(s) that others were to replace")
     numbers = {one.job for one in known if one.state == "released"}
     stuck = [job.id for job in queue.live() if job.held and "launch failed" in job.reason
              and job.id.partition("_")[0] in numbers]
@@ -49,28 +54,40 @@ def recover(study: Path, queue: Queue) -> list[str]:
 
 
 def submit(study: Path, arrays: Sequence[Array], paths: Mapping[str, Path], profile: Profile, code: Path,
-           avoided: Sequence[str] = ()) -> list[Submission]:
-    """Submit the arrays in order and release them; returns them with their job ids. Hold the study's lock.
+           avoided: Sequence[str] = (), replaced: Sequence[str] = ()) -> list[Submission]:
+    """Submit the arrays in order, cancel the jobs in `replaced`, release; returns the arrays with their job ids. Hold
+    the study's lock.
 
-    Jobs are kept off the nodes in `avoided`."""
+    Jobs are kept off the nodes in `avoided`. Where Slurm refuses an array, those before it wait for nothing that comes
+    after them, and go. UserError then."""
     made: list[Submission] = []
-    for array in arrays:
-        waits = {run.id: {one.run: _job(one, made) for one in array.waits(arrays, index)}
-                 for index, run in enumerate(array.runs)}
-        intent = submissions.propose(study, array.stage, [run.id for run in array.runs],
-                                     [paths[run.id] for run in array.runs], waits, array.request.memory_gb)
-        folder = submissions.folder(study) / intent.key
-        executor = _executor(folder, profile, code)
-        executor.update_parameters(**parameters(intent, array, folder, profile, code, made))
-        if avoided:
-            executor.update_parameters(exclude=",".join(avoided))
-        one = replace(intent, job=_sbatch(executor, intent), state="submitted")
-        submissions.write(study, one)
-        store.journal(study.name, "sbatch", job=one.job, name=one.name, stage=one.stage, runs=one.runs)
-        made.append(one)
-    for one in made:
-        release(study, one)
+    submissions.withdraw(study, replaced)
+    try:
+        for array in arrays:
+            made.append(_submit_held(study, array, arrays, made, paths, profile, code, avoided))
+    finally:
+        commands.cancel(replaced)
+        for one in made:
+            release(study, one)
     return made
+
+
+def _submit_held(study: Path, array: Array, arrays: Sequence[Array], made: Sequence[Submission],
+                 paths: Mapping[str, Path], profile: Profile, code: Path, avoided: Sequence[str]) -> Submission:
+    """One array in Slurm's hands, held, its job id noted; `made` are the arrays before it."""
+    waits = {run.id: {one.run: _job(one, made) for one in array.waits(arrays, index)}
+             for index, run in enumerate(array.runs)}
+    intent = submissions.propose(study, array.stage, [run.id for run in array.runs],
+                                 [paths[run.id] for run in array.runs], waits, array.request.memory_gb)
+    folder = submissions.folder(study) / intent.key
+    executor = _executor(folder, profile, code)
+    executor.update_parameters(**parameters(intent, array, folder, profile, code, made))
+    if avoided:
+        executor.update_parameters(exclude=",".join(avoided))
+    one = replace(intent, job=_sbatch(executor, intent), state="submitted")
+    submissions.write(study, one)
+    store.journal(study.name, "sbatch", job=one.job, name=one.name, stage=one.stage, runs=one.runs)
+    return one
 
 
 def release(study: Path, one: Submission) -> None:

@@ -17,14 +17,15 @@ def closed(outcome, cause="", saved=None):
     return Attempt(1, outcome, cause, "why", 1.0, 2.0, 0, saved, saved, "7_0")
 
 
-def state_of(line="", sacct="", attempts=(), done=False, request=None, parents=None, accounting=True, beat=None):
+def state_of(line="", sacct="", attempts=(), done=False, request=None, parents=None, accounting=True, beat=None,
+             withdrawn=()):
     """State and cause of the run that is element 0 of array 7."""
     run = Stored("path", {"id": "r", "name": "r"}, list(attempts), {}, request or {}, done)
     queue = Queue({job.id: job for job in parse_squeue(line)}, accounting)
     for job in parse_sacct(sacct):
         queue.jobs.setdefault(job.id, job)
     one = Submission("89abcdef", NAME, "train", ["r", "s"], ["path", "path2"], "released", "7",
-                     parents={"r": {"p": "6_0"}} if parents else {})
+                     parents={"r": {"p": "6_0"}} if parents else {}, withdrawn=list(withdrawn))
     seen = observe.judge(one, 0, run, queue)
     now = time.time()
     heartbeat = {"attempt": 1, "time": now - beat, "step": 3, "total": 9} if beat is not None else {}
@@ -72,6 +73,11 @@ CASES = [
     (line("CANCELLED", "Priority"), {}, State.CANCELLED, "cancelled"),
     (line("CANCELLED", "DependencyNeverSatisfied"), {"parents": True}, State.PLANNED, ""),
     (line("FAILED"), {}, State.FAILED, "unknown"),
+    # we withdrew it ourselves, which is no person's word
+    (line("CANCELLED", "Priority"), {"withdrawn": ["r"]}, State.PLANNED, ""),
+    (line("CANCELLED", "Priority"), {"withdrawn": ["s"]}, State.CANCELLED, "cancelled"),
+    (line("PENDING", "Dependency"), {"withdrawn": ["r"]}, State.QUEUED, ""),
+    ("", {"sacct": row("CANCELLED by 1000", start="Unknown"), "withdrawn": ["r"]}, State.PLANNED, ""),
     # squeue has forgotten it
     ("", {"sacct": row("TIMEOUT"), "attempts": [OPEN]}, State.LOST, "time_limit"),
     ("", {"sacct": row("CANCELLED by 1000"), "attempts": [OPEN]}, State.CANCELLED, "cancelled"),
