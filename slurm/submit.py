@@ -24,6 +24,7 @@ from slurm.queue import Queue
 from slurm.resources import Request
 from slurm.submissions import BEGINS, Submission
 
+_OF_THE_SITE = ("SLURM_CONF", "SLURM_ACCOUNT")     # not of the job
 _ROOTS = ("BEGIRA_RUNS", "BEGIRA_DATA", "BEGIRA_MODELS")
 
 
@@ -174,17 +175,17 @@ def _sbatch(executor: Any, one: Submission) -> str:
 
 @contextmanager
 def outside_a_job() -> Iterator[None]:
-    """Hide from a new job that it is submitted from inside one; which cluster is meant (SLURM_CONF) stays known."""
+    """Hide from a new job that it is submitted from inside one; which cluster and which account are meant stays known:
+    profiles take them from the environment, in the jobs of that job as well."""
     import submitit
 
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
     ours = [name for name in os.environ if name.startswith("BEGIRA_") and name not in _ROOTS]
-    configuration = os.environ.get("SLURM_CONF")
+    kept = {name: os.environ[name] for name in _OF_THE_SITE if name in os.environ}
     with submitit.helpers.clean_env(extra_names=ours):
-        if configuration:
-            os.environ["SLURM_CONF"] = configuration
+        os.environ.update(kept)
         yield
 
 

@@ -1,4 +1,5 @@
 """Sites: billing as they document it, limits, and a global batch that stays the same whatever the site."""
+import os
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from slurm.cluster import striking_nodes
 from slurm.profile import FOLDER, Billing, Profile, load
 from slurm.resources import Shape, cost, fit, request, states
 from slurm.sizes import parameters
+from slurm.submit import outside_a_job
 
 LATXA_8B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
             "intermediate_size": 14336, "vocab_size": 128256}
@@ -103,6 +105,17 @@ def test_own_profile_inherits(tmp_path):
     (tmp_path / "ours.yaml").write_text("inherit: leonardo\nminuts: 60\n")
     with pytest.raises(UserError, match="did you mean 'minutes'"):
         load(str(tmp_path / "ours.yaml"))
+
+
+def test_a_job_of_a_job_has_its_account(monkeypatch):
+    """A profile is read again wherever an ending job submits the next; of the job itself nothing is handed on."""
+    for name, value in (("JOB_ID", "7"), ("CONF", "/c"), ("ACCOUNT", "ours")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("BEGIRA_LAUNCH", "7.0")
+    with outside_a_job():
+        assert load("leonardo").account == "ours" and os.environ["SLURM_CONF"] == "/c"
+        assert "SLURM_JOB_ID" not in os.environ and "BEGIRA_LAUNCH" not in os.environ
+    assert os.environ["SLURM_JOB_ID"] == "7"
 
 
 def test_memory_is_what_the_card_of_a_training_says_and_the_gradient_of_its_head():
