@@ -27,11 +27,17 @@ class Kind(str, Enum):
 class Action:
     kind: Kind
     run: Desired
-    reason: str
+    reason: str              # in words, for people
+    status: Status           # what it was decided on
 
     @property
     def starts(self) -> bool:
         return self.kind in (Kind.SUBMIT, Kind.RESUBMIT)
+
+    @property
+    def waits_for_a_person(self) -> bool:
+        """It is not done, and nothing is or will be under way for it."""
+        return self.kind is Kind.NOTHING and self.status.state is not State.DONE and not self.status.state.live
 
 
 class Records(Protocol):
@@ -80,24 +86,26 @@ def _action(run: Desired, status: Status, lost: str | None, observed: Mapping[st
     """What to do about one run; `lost` is a parent that will never be done."""
     state = status.state
     if state is State.DONE:
-        return Action(Kind.NOTHING, run, "done")
+        return Action(Kind.NOTHING, run, "done", status)
     parents = [parent for _, parent in run.parents.values()]
     if state in (State.HELD, State.QUEUED):
         if lost:
-            return Action(Kind.CANCEL, run, f"its parent {lost} cannot be had")
+            return Action(Kind.CANCEL, run, f"its parent {lost} cannot be had", status)
         if _links_are_stale(status, parents, observed, actions):
-            return Action(Kind.RELINK, run, "its parent has a new job")
-        return Action(Kind.NOTHING, run, _because(state, status))
+            return Action(Kind.RELINK, run, "its parent has a new job", status)
+        return Action(Kind.NOTHING, run, _because(state, status), status)
     if state.live:
-        return Action(Kind.NOTHING, run, _because(state, status))
-    if state is State.BLOCKED or (lost and not status.ended_for_good):
-        return Action(Kind.NOTHING, run, f"blocked: {status.reason or f'its parent {lost} cannot be had'}")
+        return Action(Kind.NOTHING, run, _because(state, status), status)
+    if lost and not status.ended_for_good:
+        status = replace(status, state=State.BLOCKED, reason=f"its parent {lost} cannot be had")
+    if status.state is State.BLOCKED:
+        return Action(Kind.NOTHING, run, _because(State.BLOCKED, status), status)
     if state is State.PLANNED:
-        return Action(Kind.RESUBMIT if status.attempts else Kind.SUBMIT, run, status.reason or "not yet run")
+        return Action(Kind.RESUBMIT if status.attempts else Kind.SUBMIT, run, status.reason or "not yet run", status)
     if status.may_retry:
-        return Action(Kind.RESUBMIT, run, _because(state, status))
-    return Action(Kind.NOTHING, run, _because(state, status) + ("" if state is State.CANCELLED else
-                                                                "; mend it, then `begira retry`"))
+        return Action(Kind.RESUBMIT, run, _because(state, status), status)
+    remedy = "" if state is State.CANCELLED else "; mend it, then `begira retry`"
+    return Action(Kind.NOTHING, run, _because(state, status) + remedy, status)
 
 
 def _links_are_stale(status: Status, parents: Sequence[str], observed: Mapping[str, Status],

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.errors import UserError
 from experiments.checks import Finding
-from experiments.reconcile import Action, Kind
+from experiments.reconcile import Action
 from slurm.arrays import Array, Layout
 from slurm.profile import Partition, Profile
 from slurm.resources import cost
@@ -62,7 +62,7 @@ def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
     result.lines.append(", ".join(f"{count} to {kind}" if kind != "nothing" else f"{count} need nothing"
                                   for kind, count in sorted(kinds.items())) or "nothing to do")
     for action in actions:
-        if action.kind is Kind.NOTHING and action.reason.startswith(("failed", "blocked", "lost", "cancelled")):
+        if action.waits_for_a_person:
             result.lines.append(f"{action.run.name}: {action.reason}")
     result.details.update(arrays=rows, cost=units, unit=unit, node_hours=node_hours,
                           waiting=[run.id for run in layout.waiting])

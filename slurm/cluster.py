@@ -18,7 +18,7 @@ from experiments.checks import check_runs
 from experiments.expand import Desired, Study
 from experiments.lock import Held, hold
 from experiments.reconcile import Action, Kind, reconcile, statuses
-from experiments.state import Attempt, Observation, Where
+from experiments.state import Attempt, Observation, State, Where
 from experiments.store import Stored
 from slurm import commands, observe, resources, snapshot, submissions, submit
 from slurm.arrays import Layout, arrange
@@ -70,8 +70,7 @@ class Cluster:
         runs = plan.study.runs
         _want(plan.study.name, cluster=self.reference, runs=[run.id for run in runs])
         actions = self.advance(plan.study.name, runs, create=True)
-        ended = [a for a in actions if a.kind is Kind.NOTHING and a.reason.startswith(("failed", "lost", "blocked"))]
-        return 1 if ended else 0
+        return int(any(a.waits_for_a_person and a.status.state is not State.CANCELLED for a in actions))
 
     def advance(self, study: str, runs: Sequence[Desired], create: bool = False, ended: str = "") -> list[Action]:
         """One reconciliation under the study's lock; returns the actions. UserError if another submitter holds it.
@@ -121,7 +120,7 @@ class Cluster:
         runtimes = {run.id: overlay(self.profile, run) for run in starting}
         requests = {run.id: resources.request(self.profile, {**run.runtime, **runtimes[run.id]}, *_lessons(run))
                     for run in starting}
-        done = {a.run.id for a in actions if a.kind is Kind.NOTHING and a.reason == "done"}
+        done = {a.run.id for a in actions if a.status.state is State.DONE}
         live = {id_: seen.job for id_, seen in self._seen.items()
                 if seen.where in (Where.HELD, Where.QUEUED, Where.RUNNING) and seen.job not in stale}
         layout = arrange(starting, requests, done, live, self.profile.max_array, self.room())

@@ -21,7 +21,7 @@ from experiments.checks import check_runs
 from experiments.expand import Study
 from experiments.lock import Held, hold, is_held
 from experiments.reconcile import Action
-from experiments.state import Observation, Where
+from experiments.state import Observation, State, Where
 from experiments.store import Stored
 from slurm.backend import Plan
 
@@ -65,7 +65,7 @@ class Local:
         else:
             plan.lines.append(_nothing(actions))
             plan.lines += [f"{action.run.name}: {action.reason}" for action in actions
-                           if not action.reason.startswith(("done", "queued"))]
+                           if action.status.state not in (State.DONE, State.QUEUED)]
         return plan
 
     def submit(self, plan: Plan) -> int:
@@ -75,7 +75,7 @@ class Local:
 
         folder = store.study_path(plan.study.name)
         if not plan.starts and not is_held(folder / ".driver.lock"):
-            return 0 if all(action.reason == "done" for action in plan.actions) else 1
+            return int(any(action.status.state is not State.DONE for action in plan.actions))
         try:
             with hold(folder / ".driver.lock", wait=0.5):
                 store.write_study(plan.study)
@@ -106,8 +106,8 @@ class Local:
 
 def _nothing(actions: Sequence[Action]) -> str:
     """Why nothing is to be started."""
-    states = Counter(action.reason.partition(":")[0].partition(";")[0] for action in actions)
-    if set(states) == {"done"}:
+    states = Counter(action.status.state for action in actions)
+    if set(states) == {State.DONE}:
         return f"nothing to do: all {len(actions)} runs are done"
     return "nothing to start: " + ", ".join(f"{number} {state}" for state, number in states.items())
 

@@ -125,6 +125,16 @@ def test_failed_parent_blocks_and_cancels_its_queued_children():
     assert list(kinds(CHAIN, failed).values()) == [Kind.RESUBMIT, Kind.SUBMIT, Kind.SUBMIT]
 
 
+def test_what_waits_for_a_person_is_told_by_its_state():
+    """Also a run that stopped often enough without a further step: its reason begins with none of the bad words."""
+    spent = {"id0": Record(attempts=[ended(n, "stopped", "time_limit") for n in range(1, 4)])}
+    first, *others = reconcile(CHAIN, statuses(CHAIN, spent, {}, NOW))
+    assert first.waits_for_a_person and first.status.state is State.STOPPED
+    assert all(one.waits_for_a_person and one.status.state is State.BLOCKED for one in others)
+    well = {"id0": Record(done=True), "id1": Record(attempts=[ended(1, "stopped", "time_limit", 3)])}
+    assert not any(one.waits_for_a_person for one in reconcile(CHAIN, statuses(CHAIN, well, {"id2": Q}, NOW)))
+
+
 def test_grandchild_of_a_cancelled_run_is_not_submitted():
     failed = {"id0": Record(attempts=[ended(1, "failed", "code")])}
     assert list(kinds(CHAIN, failed, {"id1": Q}).values()) == [Kind.NOTHING, Kind.CANCEL, Kind.NOTHING]
