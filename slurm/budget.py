@@ -29,8 +29,9 @@ class Bill:
 
 
 def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
-         runtimes: Mapping[str, Mapping[str, Any]]) -> Bill:
-    """The plan in words and numbers. A cost above BEGIRA_BUDGET (in the site's unit) is a grave finding."""
+         runtimes: Mapping[str, Mapping[str, Any]], under_way: bool) -> Bill:
+    """The plan in words and numbers; `under_way`: a job of the study lives. A cost above BEGIRA_BUDGET (in the site's
+    unit) is a grave finding."""
     result = Bill()
     units, node_hours = 0.0, 0.0
     rows = []
@@ -56,8 +57,9 @@ def bill(profile: Profile, layout: Layout, actions: Sequence[Action],
             result.findings.append(Finding(f"about {files} files, the site allows {profile.files}",
                                            "lower runtime.keep_checkpoints or clean up first", grave=False))
     if layout.waiting:
-        result.lines.append(f"{len(layout.waiting)} jobs wait for room under the site's limits; ending jobs submit "
-                            "them")
+        relays = profile.relay and (layout.arrays or under_way)
+        result.lines.append(f"{len(layout.waiting)} jobs wait for room under the site's limits; " + (
+            "ending jobs submit them" if relays else "call `begira submit` again when there is some"))
     kinds = Counter(str(action.kind) for action in actions)
     result.lines.append(", ".join(f"{count} to {kind}" if kind != "nothing" else f"{count} need nothing"
                                   for kind, count in sorted(kinds.items())) or "nothing to do")

@@ -67,9 +67,7 @@ class Cluster:
     def submit(self, plan: Plan) -> int:
         """Submit what is to be submitted. 0: everything is done or under way; 1: something failed and stays so."""
         store.write_study(plan.study)
-        runs = plan.study.runs
-        _want(plan.study.name, cluster=self.reference, runs=[run.id for run in runs])
-        actions = self.advance(plan.study.name, runs, create=True)
+        actions = self.advance(plan.study.name, plan.study.runs, create=True)
         return int(any(a.waits_for_a_person and a.status.state is not State.CANCELLED for a in actions))
 
     def advance(self, study: str, runs: Sequence[Desired], create: bool = False, ended: str = "") -> list[Action]:
@@ -97,17 +95,16 @@ class Cluster:
         current = statuses(runs, records, self._seen, _now())
         actions = reconcile(runs, current)
         work = self.work(study, actions)
-        _want(study, waiting=len(work.layout.waiting))
+        submitted = [run for array in work.layout.arrays for run in array.runs]
+        if create:  # an ending job knows the runs by their directories: those that have no room as well
+            environment = provenance.capture(folder)
+            for run in submitted + work.layout.waiting:
+                store.create(run, environment, work.runtimes.get(run.id))
+        _want(folder, self.reference, runs, work.layout.waiting)
         if not work.layout.arrays and not work.withdrawn:
             return actions
-        environment = provenance.capture(folder) if create else None
-        paths = {}
-        submitted = [run for array in work.layout.arrays for run in array.runs]
-        for run in submitted + (work.layout.waiting if create else []):
-            paths[run.id] = store.run_path(run)
-            if environment is not None:
-                store.create(run, environment, work.runtimes.get(run.id))
-        submit.submit(folder, work.layout.arrays, paths, self.profile, snapshot.take(folder),
+        submit.submit(folder, work.layout.arrays, {run.id: store.run_path(run) for run in submitted}, self.profile,
+                      snapshot.take(folder),
                       striking_nodes([attempt for record in records.values() for attempt in record.attempts], _now()),
                       work.withdrawn)
         self._sweep(folder)
@@ -124,7 +121,9 @@ class Cluster:
         live = {id_: seen.job for id_, seen in self._seen.items()
                 if seen.where in (Where.HELD, Where.QUEUED, Where.RUNNING) and seen.job not in stale}
         layout = arrange(starting, requests, done, live, self.profile.max_array, self.room())
-        return Work(layout, runtimes, stale, bill(self.profile, layout, actions, runtimes))
+        folder, jobs = store.study_path(study), self._queue.live() if self._queue else []
+        under_way = any(submissions.key_of(folder, job.name) for job in jobs)
+        return Work(layout, runtimes, stale, bill(self.profile, layout, actions, runtimes, under_way))
 
     def room(self) -> int | None:
         """Array elements that may be submitted now; None: as many as one likes."""
@@ -169,18 +168,21 @@ def _lessons(run: Desired) -> tuple[int, int]:
             sum(a.cause == "time_limit" and a.outcome == "lost" for a in ended))
 
 
-def _want(study: str, **values: Any) -> None:
-    """Note what the last submission was about, and how many runs had no room, for the jobs that end later."""
-    path = submissions.folder(store.study_path(study)) / WANTED
+def _want(folder: Path, cluster: str, runs: Sequence[Desired], waiting: Sequence[Desired]) -> None:
+    """Note, for the jobs that end later, which runs are wanted where and which of them have no room; what was noted of
+    others (another part of the grid) stays. Hold the study's lock."""
+    path, mine = submissions.folder(folder) / WANTED, [run.id for run in runs]
     known = read_json(path, {})
-    if {**known, **values} != known:
-        write_json(path, {**known, **values})
+    no_room = [id_ for id_ in known.get("no_room", []) if id_ not in mine] + [run.id for run in waiting]
+    wanted = {"cluster": cluster, "runs": list(dict.fromkeys([*known.get("runs", []), *mine])), "no_room": no_room}
+    if wanted != known:
+        write_json(path, wanted)
 
 
 def continue_study(study: str, ended: str, anyway: bool = False) -> None:
     """What the ending job of run `ended` does: submit what had no room, or (`anyway`) what asks for a new job."""
     wanted = read_json(submissions.folder(store.study_path(study)) / WANTED, {})
-    if not wanted or not (anyway or wanted.get("waiting")):
+    if not wanted or not (anyway or wanted.get("no_room")):
         return
     cluster = Cluster(wanted["cluster"])
     ids = set(wanted["runs"])
