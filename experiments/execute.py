@@ -4,7 +4,8 @@ Exit codes: 0 done, 75 stopped and can go on, 2 a mistake that its reader can me
 the DONE marker are written by rank 0; every rank that fails writes what happened. No torch here: the stage brings it.
 
 Environment of a rank: RANK, WORLD_SIZE, ... as torch has them; BEGIRA_LAUNCH, equal on all ranks of one start and new
-at each; BEGIRA_NODE, BEGIRA_BACKEND and BEGIRA_JOB, for the record. BEGIRA_ATTEMPT is set here.
+at each; BEGIRA_NODE, BEGIRA_BACKEND and BEGIRA_JOB, for the record; BEGIRA_LIMIT_FROM, the second before which SIGUSR2
+cannot mean the time limit. BEGIRA_ATTEMPT is set here.
 """
 from __future__ import annotations
 
@@ -27,12 +28,13 @@ from core.files import write_json, write_text
 from core.run import Fenced, Run
 from experiments import attempts
 from experiments.lock import Held, hold
+from experiments.symptoms import symptom
 
 WAIT_FOR_RANK_0 = 300.0     # seconds that the other ranks wait for the attempt to be opened
 # seconds that the processes of a former attempt get to vanish
 WAIT_FOR_LOCK = float(os.environ.get("BEGIRA_WAIT_FOR_LOCK", "10"))
 _NETWORK = ("Connection reset by peer", "Connection closed by peer", "Connection refused", "Broken pipe",
-            "client socket has timed out", "Timed out waiting", "NCCL", "Gloo connectFullMesh")
+            "Timed out waiting", "NCCL")
 
 
 def execute(run_dir: Path | str) -> int:
@@ -84,14 +86,14 @@ def classify(error: BaseException) -> str:
         return "user"
     if isinstance(error, FloatingPointError) or "Diverged" in kind:
         return "nan"
-    if kind == "OutOfMemoryError" or "CUDA out of memory" in str(error):
+    if told := symptom(f"{kind}: {error}"):
+        return told[0]
+    if kind == "OutOfMemoryError":
         return "memory_gpu"
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return "memory_host"
     if kind.startswith("Dist") or any(word in str(error) for word in _NETWORK):
         return "rendezvous"
-    if kind in ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "RepositoryNotFoundError"):
-        return "asset"
     return "code"
 
 
@@ -186,7 +188,8 @@ def _why_stopped(reason: str) -> str:
     """A cause for what `core.stop` heard."""
     if "SIGINT" in reason or "interrupt" in reason:
         return "interrupted"
-    return "time_limit" if "limit" in reason else "preempted"
+    early = time.time() < float(os.environ.get("BEGIRA_LIMIT_FROM") or 0)
+    return "time_limit" if "limit" in reason and not early else "preempted"
 
 
 def _node() -> str:

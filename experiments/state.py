@@ -147,14 +147,17 @@ def judge(done: bool, attempts: Sequence[Attempt], heartbeat: Mapping[str, Any],
 
 
 def used_budget(attempts: Sequence[Attempt]) -> int:
-    """Ended attempts that neither saved progress nor ended for a free cause, since the last progress."""
+    """Ended attempts that neither saved progress nor ended for a free cause, since the last progress.
+
+    A rank that fails by itself is never free: what it takes for a fault of its GPU may be one of a kernel of ours."""
     used, best = 0, -1
     for attempt in attempts:
         progressed = (attempt.saved_step or 0) > max(best, 0)
         best = max(best, attempt.saved_step or 0)
         if progressed:
             used = 0
-        elif attempt.outcome in ("failed", "lost", "stopped") and CAUSES.get(attempt.cause, 1) is not None:
+        elif attempt.outcome == "failed" or (attempt.outcome in ("lost", "stopped")
+                                             and CAUSES.get(attempt.cause, 1) is not None):
             used += 1
     return used
 
@@ -162,9 +165,7 @@ def used_budget(attempts: Sequence[Attempt]) -> int:
 def may_retry(cause: str, used: int) -> bool:
     """Whether a run whose newest attempt ended of `cause` gets another one, `used` fruitless ones being behind it."""
     worth = CAUSES.get(cause, CAUSES["unknown"])
-    if worth is None:
-        return True
-    return worth > 0 and used <= min(worth, BUDGET - 1)
+    return used <= BUDGET - 1 if worth is None else worth > 0 and used <= min(worth, BUDGET - 1)
 
 
 def _running(status: Status, last: Attempt | None, heartbeat: Mapping[str, Any], now: float,

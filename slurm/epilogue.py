@@ -63,7 +63,8 @@ def settle(run: Path, launch: str, job: str, code: int, log: Path) -> Attempt | 
         attempts.close_attempt(run, number, OUTCOMES.get(verdict.cause, "failed"), verdict.cause, verdict.reason)
     elif attempt.outcome == "failed" and attempt.cause in ("", "unknown", "rendezvous"):
         if verdict.cause not in ("unknown", "user") and verdict.cause != attempt.cause:
-            attempts.close_attempt(run, number, "failed", verdict.cause, verdict.reason, amend=True)
+            attempts.close_attempt(run, number, OUTCOMES.get(verdict.cause, "failed"), verdict.cause, verdict.reason,
+                                   amend=True)
     elif attempt.outcome == "stopped" and (_was_cancelled(run) or verdict.cause == "cancelled"):
         attempts.close_attempt(run, number, "cancelled", "cancelled", "cancelled after it had saved", amend=True)
     _note_place(run, number, verdict)

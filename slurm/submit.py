@@ -24,6 +24,7 @@ from slurm.queue import Queue
 from slurm.resources import Request
 from slurm.submissions import BEGINS, Submission
 
+EARLY = 120             # seconds: Slurm's signal before the limit may come 60 early, and a job begin before its script
 _OF_THE_SITE = ("SLURM_CONF", "SLURM_ACCOUNT")     # not of the job
 _ROOTS = ("BEGIRA_RUNS", "BEGIRA_DATA", "BEGIRA_MODELS")
 
@@ -109,8 +110,8 @@ def parameters(one: Submission, array: Array, folder: Path, profile: Profile, co
         "job_name": one.name, "time": wanted.minutes, "nodes": wanted.nodes, "ntasks_per_node": wanted.ranks_per_node,
         "cpus_per_task": wanted.cpus_per_rank, "signal_delay_s": wanted.signal_seconds, "stderr_to_stdout": True,
         "array_parallelism": profile.throttle or len(array.runs), "wckey": "begira", "use_srun": True,
-        "setup": setup(profile, code, folder), "teardown": ["code=$?", f"{python(profile)} -u -m slurm.epilogue $code",
-                                                            "exit $?"],
+        "setup": setup(profile, code, folder, wanted),
+        "teardown": ["code=$?", f"{python(profile)} -u -m slurm.epilogue $code", "exit $?"],
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={wanted.cpus_per_rank}", "--open-mode=append",
                       f"--output={log}", f"--error={log}"],
         **{key: value for key, value in (("partition", wanted.partition), ("qos", wanted.qos),
@@ -134,7 +135,7 @@ def gpus(profile: Profile, wanted: Request) -> dict[str, Any]:
     return {"gres": f"gpu:{count}"} if profile.gres == "gres" else {"gpus_per_node": count}
 
 
-def setup(profile: Profile, code: Path, folder: Path) -> list[str]:
+def setup(profile: Profile, code: Path, folder: Path, wanted: Request) -> list[str]:
     """Shell lines before srun. The snapshot shadows any installed begira, and the checkout is not in the way."""
     here = store.roots()
     values = {"BEGIRA_HANG_SLACK": str(profile.hang_seconds), **profile.environment, "PYTHONPATH": str(code),
@@ -146,7 +147,9 @@ def setup(profile: Profile, code: Path, folder: Path) -> list[str]:
         values["HF_HUB_OFFLINE"] = "1"
     exports = [f"export {key}={shlex.quote(value)}" for key, value in values.items()]
     listen = "trap : TERM"  # what ends the job must not end this script: the epilogue still has to note it
-    begin = ["export BEGIRA_BEGUN=$(date +%s)", f"echo {BEGINS}${{SLURM_RESTART_COUNT:-0}}"]
+    limit_from = wanted.minutes * 60 - wanted.signal_seconds - EARLY
+    begin = ["export BEGIRA_BEGUN=$(date +%s)", f"export BEGIRA_LIMIT_FROM=$((BEGIRA_BEGUN + {limit_from}))",
+             f"echo {BEGINS}${{SLURM_RESTART_COUNT:-0}}"]
     return [listen, *begin, *profile.setup, *exports, f"cd {shlex.quote(str(code))}"]
 
 

@@ -1,30 +1,23 @@
 """Why an attempt ended, from evidence, and what follows. Pure: everything that is known comes in as an `Evidence`.
 
 The causes are those of `experiments.state.CAUSES`, where their worth in further attempts stands; here is how they are
-told apart and what a repetition has to change. The culprit's own record comes first, then what Slurm says, then the
+told apart. The culprit's own record comes first, then what Slurm says, then the
 log; a rank that died with the others (`--kill-on-bad-exit` shows 9:0 for all of them) is never the culprit."""
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What the next attempt must change. Causes that are not listed are repeated as they were, if at all.
-REMEDY = {"memory_host": "more memory", "memory_gpu": "smaller micro-batch", "time_limit": "larger signal margin",
-          "node_failure": "another node", "rendezvous": "another port", "disk_full": "hold the study",
-          "asset": "stop the study"}
+from experiments.symptoms import SYMPTOMS, symptom
 
-_LOG = (  # the first that matches decides
+_LOG = (  # Slurm's words around those of the ranks; the first that matches decides
     ("memory_host", r"exceeded memory limit|oom[-_ ]kill|Out Of Memory|OUT_OF_MEMORY|Detected \d+ oom"),
-    ("memory_gpu", r"CUDA out of memory|torch\.OutOfMemoryError|HIP out of memory"),
-    ("disk_full", r"No space left on device|Disk quota exceeded"),
-    ("node_failure", r"Node failure on|uncorrectable ECC|NVRM: Xid|CUDA error: (?:unspecified launch failure|ECC)"),
-    ("rendezvous", r"Address already in use|client socket has timed out|Timed out waiting for clients|connectFullMesh"),
+    ("node_failure", r"Node failure on"),
+    *SYMPTOMS,
     ("time_limit", r"DUE TO TIME LIMIT"),
     ("preempted", r"DUE TO PREEMPTION"),
     ("cancelled", r"\*\*\* JOB .* CANCELLED AT \S+ \*\*\*"),  # without "DUE TO": a person's scancel
-    ("asset", r"LocalEntryNotFoundError|OfflineModeIsEnabled"),
     ("code", r"ModuleNotFoundError|ImportError|SyntaxError"),
 )
 _SLURM = {"TIMEOUT": "time_limit", "DEADLINE": "time_limit", "PREEMPTED": "preempted", "REQUEUED": "preempted",
@@ -58,10 +51,6 @@ class Verdict:
     node: str = ""
     rank: int | None = None
 
-    @property
-    def remedy(self) -> str:
-        return REMEDY.get(self.cause, "")
-
 
 def triage(evidence: Evidence) -> Verdict:
     """The cause, in one line of words, with the node and the rank where they are known."""
@@ -75,10 +64,10 @@ def triage(evidence: Evidence) -> Verdict:
         return _of_rank(evidence.failure, evidence.failure["cause"])
     if state in _SLURM:
         return Verdict(_SLURM[state], _WORDS[_SLURM[state]], nodes)
-    for cause, pattern in _LOG:
-        if evidence.log and (match := re.search(pattern, evidence.log)):
-            line = next((one.strip() for one in evidence.log.splitlines() if match[0] in one), match[0])
-            return Verdict(cause, f"{_WORDS[cause]}: {line[:160]}", nodes)
+    if told := symptom(evidence.log, _LOG):
+        cause, words = told
+        line = next((one.strip() for one in evidence.log.splitlines() if words in one), words)
+        return Verdict(cause, f"{_WORDS[cause]}: {line[:160]}", nodes)
     if evidence.failure:
         return _of_rank(evidence.failure, evidence.failure.get("cause") or "unknown")
     return _of_code(evidence)

@@ -82,11 +82,13 @@ def test_pieces_that_are_kept_count_as_progress():
     assert not judge(False, mute, {}, {}, Observation(Where.ENDED), time.time()).may_retry
 
 
-@pytest.mark.parametrize("number, cause", [(signal.SIGUSR2, "time_limit"), (signal.SIGTERM, "preempted"),
-                                           (signal.SIGINT, "interrupted")])
-def test_stop_saves_and_goes_on(number, cause):
+@pytest.mark.parametrize("number, limit_in, cause", [
+    (signal.SIGUSR2, 0, "time_limit"), (signal.SIGUSR2, 3600, "preempted"), (signal.SIGTERM, 0, "preempted"),
+    (signal.SIGINT, 0, "interrupted")])
+def test_stop_saves_and_goes_on(number, limit_in, cause):
+    """SIGUSR2 long before the time limit cannot be about that."""
     path = run_dir(delay=0.1, steps=12)
-    process = start(path)
+    process = start(path, BEGIRA_LIMIT_FROM=str(time.time() + limit_in))
     try:
         wait_until(lambda: (path / "checkpoints" / "step_000002").exists())
         process.send_signal(number)
@@ -149,7 +151,15 @@ def test_one_process_per_run():
 @pytest.mark.parametrize("error, cause", [
     (ValueError("x"), "code"), (UserError("x"), "user"), (MemoryError(), "memory_host"), (FloatingPointError(), "nan"),
     (OSError(28, "No space left on device"), "disk_full"), (RuntimeError("Connection reset by peer"), "rendezvous"),
-    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "memory_gpu")])
+    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "memory_gpu"),
+    (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "memory_gpu"),
+    (RuntimeError("CUDA driver error: out of memory"), "memory_gpu"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory_gpu"),
+    (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "node_failure"),
+    (RuntimeError("NCCL error: unhandled cuda error, unspecified launch failure"), "node_failure"),
+    (RuntimeError("NCCL error: remote process exited"), "rendezvous"),
+    (RuntimeError("CUDA error: device-side assert triggered"), "code"),
+    (type("OfflineModeIsEnabled", (ConnectionError,), {})("no net"), "asset")])
 def test_causes(error, cause):
     assert execute.classify(error) == cause
 

@@ -92,6 +92,8 @@ def test_backend_tells_the_cause_of_a_mute_end():
     ([ended(1, "lost", "killed"), ended(2, "lost", "killed"), ended(3, "lost", "killed", 5)], 0),
     ([ended(n, "stopped", "preempted", 5) for n in range(1, 9)], 0),
     ([ended(n, "stopped", "time_limit", 5) for n in range(1, 4)], 2),
+    ([ended(n, "lost", "node_failure") for n in range(1, 9)], 0),
+    ([ended(n, "failed", "node_failure") for n in range(1, 4)], 3),
     ([ended(n, "lost", "lost") for n in range(1, 9)], 0)])
 def test_budget_counts_attempts_without_progress(attempts, used):
     assert used_budget(attempts) == used
@@ -101,7 +103,7 @@ def test_causes_and_their_worth():
     assert not may_retry("code", 1) and not may_retry("user", 1) and not may_retry("nan", 1)
     assert may_retry("memory_gpu", 1) and not may_retry("memory_gpu", 2)
     assert may_retry("killed", 2) and not may_retry("killed", 3)
-    assert all(may_retry(cause, 99) for cause, worth in CAUSES.items() if worth is None)
+    assert all(may_retry(cause, 2) and not may_retry(cause, 3) for cause, worth in CAUSES.items() if worth is None)
 
 
 def kinds(runs, records=None, seen=None) -> dict[str, Kind]:

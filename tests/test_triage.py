@@ -1,8 +1,12 @@
 """Why an attempt ended, told from evidence alone, in the order in which evidence is to be trusted."""
 import pytest
 
+from core.errors import UserError
+from core.run import Run
+from experiments import execute
 from experiments.state import CAUSES
-from slurm.triage import REMEDY, Evidence, triage
+from slurm import job
+from slurm.triage import Evidence, triage
 
 RANK = {"rank": 3, "node": "n2", "type": "ValueError", "message": "bad", "cause": "code"}
 LOST = {"rank": 0, "node": "n1", "type": "RuntimeError", "message": "Connection closed by peer", "cause": "rendezvous"}
@@ -20,6 +24,8 @@ LOST = {"rank": 0, "node": "n1", "type": "RuntimeError", "message": "Connection 
     (Evidence(exit_code=1, log="torch.OutOfMemoryError: CUDA out of memory. Tried"), "memory_gpu"),
     (Evidence(exit_code=1, log="OSError: [Errno 122] Disk quota exceeded"), "disk_full"),
     (Evidence(exit_code=1, log="CUDA error: uncorrectable ECC error encountered"), "node_failure"),
+    (Evidence(exit_code=1, log="RuntimeError: CUDA error: unspecified launch failure"), "node_failure"),
+    (Evidence(exit_code=1, log="NCCL INFO Bootstrap\nModuleNotFoundError: No module named 'x'"), "code"),
     (Evidence(exit_code=1, log="OSError: [Errno 98] Address already in use"), "rendezvous"),
     (Evidence("NODE_FAIL"), "node_failure"),
     (Evidence("TIMEOUT", 0, 15), "time_limit"),
@@ -56,5 +62,14 @@ def test_a_hang_blames_its_node_only_where_there_is_no_other(nodes, blamed):
     assert triage(Evidence(nodes=nodes, hang={"step": 7, "waited": 31.0, "node": "n1"})).node == blamed
 
 
-def test_remedies_are_of_known_causes():
-    assert set(REMEDY) <= set(CAUSES)
+@pytest.mark.parametrize("wait", [
+    lambda run: job.meet(run, job.Place("7", "7.0", 1, 1, 2, 2, "n1", ("n1",))),
+    lambda run: execute._wait_for_attempt(Run(run))])
+def test_ranks_that_wait_in_vain_for_the_first_one_did_not_meet(tmp_path, monkeypatch, wait):
+    """As their log has it: they have not begun an attempt and leave no record."""
+    monkeypatch.setattr(job, "MEET_SECONDS", 0.1)
+    monkeypatch.setattr(execute, "WAIT_FOR_RANK_0", 0.1)
+    monkeypatch.setenv("BEGIRA_LAUNCH", "7.0")
+    with pytest.raises((TimeoutError, UserError)) as raised:
+        wait(tmp_path)
+    assert triage(Evidence(exit_code=2, log=f"Error: {raised.value}\n")).cause == "rendezvous"

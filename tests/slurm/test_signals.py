@@ -45,6 +45,7 @@ def test_usr2_and_preemption_requeue_and_resume_exactly(desk):
     desk.until(lambda: len(desk.attempts(path)) == 3, 90, lambda: desk.describe(grid) + urgent)
     desk.wait(grid)
     check(desk, path, 2)
+    assert [a.cause for a in desk.attempts(path)] == ["preempted", "preempted", ""], "the limit is far"
 
 
 @pytest.mark.slow
