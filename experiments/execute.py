@@ -1,7 +1,8 @@
 """`begira run RUN_DIR`: execute one run, as every rank of a job does, and leave a record of how it ended.
 
-Exit codes: 0 done, 75 stopped and can go on, 2 a mistake that its reader can mend, 1 everything else. The result and
-the DONE marker are written by rank 0; every rank that fails writes what happened. No torch here: the stage brings it.
+Exit codes: 0 done, 75 stopped and can go on, 3 another process is at it, 2 a mistake that its reader can mend, 1
+everything else. The result and the DONE marker are written by rank 0; every rank that fails writes what happened. No
+torch here: the stage brings it.
 
 Environment of a rank: RANK, WORLD_SIZE, ... as torch has them; BEGIRA_LAUNCH, equal on all ranks of one start and new
 at each; BEGIRA_NODE, BEGIRA_BACKEND and BEGIRA_JOB, for the record; BEGIRA_LIMIT_FROM, the second before which SIGUSR2
@@ -57,7 +58,7 @@ def execute(run_dir: Path | str) -> int:
             return code
     except Held:
         _say(f"run {run.path.name} is being run by another process: nothing to do here")
-        return 2
+        return Held.EXIT_CODE
     except (UserError, Fenced) as error:
         _say(str(error))
         return 2 if isinstance(error, UserError) else 1

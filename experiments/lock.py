@@ -15,6 +15,8 @@ from pathlib import Path
 class Held(RuntimeError):
     """Another process holds the lock."""
 
+    EXIT_CODE = 3  # of a process that found its run being executed by another one
+
 
 @contextmanager
 def hold(path: Path, wait: float = 0.0) -> Iterator[None]:

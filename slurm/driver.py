@@ -16,7 +16,7 @@ from typing import Any
 from core.files import write_json
 from experiments import attempts, store
 from experiments.expand import Desired, Study
-from experiments.lock import is_held
+from experiments.lock import Held, is_held
 from experiments.reconcile import Action, reconcile, statuses
 from experiments.state import Observation, State, Status, Where
 from slurm.processes import Job, Server, ServerDied
@@ -199,7 +199,7 @@ def close_record(job: Job) -> None:
         return
     code = next((code for code in job.codes.values() if code not in (0, 75)), 0)
     if not mine:
-        if is_held(job.path / ".lock"):
+        if code == Held.EXIT_CODE or is_held(job.path / ".lock"):
             return  # another process runs it; nothing of ours happened
         attempts.open_attempt(job.path, job.number, job.launch, "local", job.launch, "", job.run.world_size)
     number = mine[-1].number if mine else job.number

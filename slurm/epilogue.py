@@ -18,6 +18,7 @@ from typing import Any
 from core.errors import UserError
 from core.files import read_json, write_json, write_text
 from experiments import attempts, store
+from experiments.lock import Held, is_held
 from experiments.state import Attempt, Observation, Where, judge
 from slurm.job import LAUNCH, launch_name
 from slurm.sizes import REMEDY
@@ -48,10 +49,13 @@ def main(code: int) -> int:
 
 
 def settle(run: Path, launch: str, job: str, code: int, log: Path) -> Attempt | None:
-    """The record of this launch's attempt, closed with what is known; None if another launch owns the run now."""
+    """The record of this launch's attempt, closed with what is known; None if another launch owns the run now, or
+    another process held it all along: a new record would fence that one."""
     if _superseded(run, launch):
         return None
     mine = [one for one in attempts.list_attempts(run) if one.record.get("launch") == launch]
+    if not mine and (code == Held.EXIT_CODE or is_held(run / ".lock")):
+        return None
     if not mine:
         number = max((one.number for one in attempts.list_attempts(run)), default=0) + 1
         attempts.open_attempt(run, number, launch, "slurm", job, os.environ.get("SLURM_JOB_NODELIST", ""), 0)

@@ -18,6 +18,7 @@ from experiments.expand import Desired, expand
 from experiments.grid import load
 from experiments.identity import run_id
 from experiments.state import Observation, Where, judge
+from slurm.epilogue import settle
 from tests.begira_process import ROOT, TINY, end, wait_until
 
 
@@ -143,9 +144,26 @@ def test_one_process_per_run():
     try:
         wait_until(lambda: (path / "heartbeat.json").exists())
         code, error = finish(start(path, BEGIRA_WAIT_FOR_LOCK="0"))
-        assert code == 2 and "another process" in error and len(attempts(path)) == 1
+        assert code == 3 and "another process" in error and len(attempts(path)) == 1
     finally:
         end(first)
+
+
+@pytest.mark.parametrize("code", [3, 137])
+def test_a_job_that_finds_its_run_held_leaves_it_to_its_holder(tmp_path, code):
+    """The batch script's part: with an attempt of its own it would close and fence the one that runs. 137 is what srun
+    says when the other ranks were killed first."""
+    path = run_dir(delay=0.2, steps=8)
+    holder = start(path)
+    try:
+        wait_until(lambda: (path / "heartbeat.json").exists())
+        assert settle(path, "7.0", "7", code, tmp_path / "7.log") is None
+        assert finish(holder)[0] == 0
+    finally:
+        end(holder)
+    assert [record["outcome"] for record in attempts(path)] == ["done"]
+    free = run_dir(start=2)
+    assert settle(free, "7.0", "7", 137, tmp_path / "7.log").cause == "killed", "a run that nobody holds is its own"
 
 
 @pytest.mark.parametrize("error, cause", [

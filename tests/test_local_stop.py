@@ -108,7 +108,7 @@ def test_second_driver_is_refused(begira):
         assert "is being run by process" in begira.error
         states = {row["stage"]: row["state"] for row in begira.json("status", TINY, *long)}
         assert states == {"finetune": "running", "evaluate": "queued"}
-        begira("run", str(next(begira.runs.glob("tiny/finetune/*"))), code=2)
+        begira("run", str(next(begira.runs.glob("tiny/finetune/*"))), code=3)
         assert "being run by another process" in begira.error and list(ranks_of(begira.runs)) == [rank]
     finally:
         end(driver)
