@@ -1,18 +1,16 @@
-"""Configuration of every stage as checked dataclasses, and the one function that turns a mapping into them.
+"""Configuration of every stage as checked dataclasses; `core.structured` turns a mapping into them.
 
 What can change a run's result stands here at top level and enters its identity; `runtime` holds what cannot (hardware,
 paths, workers, logging) and stays out of it. No import of torch: the command line reads this module.
 """
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from core.errors import UserError
-
-T = TypeVar("T")
+from core.structured import rebuilt, structured
 
 
 @dataclass
@@ -338,22 +336,6 @@ SCHEMAS: dict[str, type] = {
 }
 
 
-def structured(schema: type[T], values: Mapping[str, Any]) -> T:
-    """`values` over the defaults of the dataclass `schema`, typed and checked.
-
-    Raises UserError that names the key, its place and the nearest valid key, or the value that has the wrong type."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    _check_keys(schema, values, "")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)))
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"configuration key '{getattr(error, 'full_key', '?')}': {reason}") from error
-
-
 def resolve(function: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The complete configuration of a stage function as plain data, defaults filled in; as given without a schema."""
     from omegaconf import OmegaConf
@@ -364,22 +346,8 @@ def resolve(function: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return asdict(structured(schema, values))
 
 
-def _check_keys(schema: Any, values: Any, place: str) -> None:
-    if not is_dataclass(schema) or not isinstance(values, Mapping):
-        return
-    import typing
-
-    hints = typing.get_type_hints(schema)
-    known = {f.name: hints[f.name] for f in fields(schema)}
-    for key, value in values.items():
-        where = f"{place}{key}"
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1, 0.4)
-            hint = f"did you mean '{place}{near[0]}'?" if near else f"valid keys: {', '.join(known)}"
-            raise UserError(f"unknown configuration key '{where}': {hint}")
-        arguments = typing.get_args(known[key])
-        if arguments and isinstance(value, (list, tuple)):
-            for number, element in enumerate(value):
-                _check_keys(arguments[0], element, f"{where}[{number}].")
-        else:
-            _check_keys(known[key], value, f"{where}.")
+def check_ranges(function: str, values: Mapping[str, Any]) -> None:
+    """UserError for a value out of range in a complete configuration, as `resolve` gives it, with other values of the
+    same types laid in."""
+    if function in SCHEMAS:
+        rebuilt(SCHEMAS[function], values)

@@ -6,12 +6,13 @@ depends on (those that change its configuration or an ancestor's) and a name tha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from core.config import Runtime
+from core.config import Runtime, check_ranges
 from core.errors import UserError
 from experiments.configure import Configured, axes_of, configure, get, is_plain, set_parents
 from experiments.grid import SHARED, Grid, put
@@ -95,6 +96,14 @@ def expand(grid: Grid) -> Study:
     return Study(grid, maker.desired(), count)
 
 
+@contextmanager
+def _naming(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {stage}: {error}") from None
+
+
 class _Maker:
     """Collects runs over all points; equal configurations are resolved once."""
 
@@ -161,11 +170,13 @@ class _Maker:
         config = deepcopy(draft.config)
         for key, value in plain.items():
             put(config, key.split(".")[1:], self._value(name, whole, key, value), key, False)
+        with _naming(name):
+            check_ranges(draft.function, config)
         return replace(draft, config=config)
 
     def _value(self, name: str, whole: Mapping[str, Any], key: str, value: Any) -> Any:
-        """The value as the schema has it. Of numbers (seeds, ratios) the first of its type stands for all: the schema
-        knows types, not ranges."""
+        """The value as the schema has it. Of numbers (seeds, ratios) the first of its type stands for all: their
+        ranges are checked when all values are laid together."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         kind = (name, key, type(value), json.dumps(whole, default=str))
         if number and kind in self.numbers:
@@ -178,10 +189,8 @@ class _Maker:
     def _checked(self, name: str, settings: Mapping[str, Any]) -> Configured:
         key = name + json.dumps(settings, default=str)
         if key not in self.cache:
-            try:
+            with _naming(name):
                 self.cache[key] = configure(self.grid.stages[name], settings, self.grid)
-            except UserError as error:
-                raise UserError(f"stage {name}: {error}") from None
         return self.cache[key]
 
     def desired(self) -> list[Desired]:

@@ -11,11 +11,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from core.config import SCHEMAS
 from core.errors import UserError
+from core.structured import hints
 
 LENGTH = 10  # hex digits: 40 bits, one collision expected at a million runs
 
@@ -56,7 +56,7 @@ def _without_defaults(schema: Any, value: Any) -> Any:
     """`value` without the fields that are marked `omit_if_default` and hold their default, at any depth."""
     if not (is_dataclass(schema) and isinstance(value, Mapping)):
         return value
-    hints = _hints(schema)
+    types = hints(schema)
     known = {field.name: field for field in fields(schema)}
     kept = {}
     for key, item in value.items():
@@ -66,17 +66,12 @@ def _without_defaults(schema: Any, value: Any) -> Any:
             continue
         if field.metadata.get("omit_if_default") and canonical(item) == canonical(_default(field)):
             continue
-        arguments = get_args(hints[key])
+        arguments = get_args(types[key])
         if arguments and isinstance(item, (list, tuple)):
             kept[key] = [_without_defaults(arguments[0], element) for element in item]
         else:
-            kept[key] = _without_defaults(hints[key], item)
+            kept[key] = _without_defaults(types[key], item)
     return kept
-
-
-@cache
-def _hints(schema: type) -> dict[str, Any]:
-    return get_type_hints(schema)
 
 
 def _default(field: Any) -> Any:

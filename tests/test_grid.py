@@ -153,6 +153,18 @@ def test_settings_laid_together_equal_settings_checked_as_a_whole():
         assert resolve(run.function, run.config) == run.config
 
 
+@pytest.mark.parametrize("word, says", [
+    ("target_ratio=[0.2,20.0]", "stage finetune: mixture.target_ratio is 20.0: it must lie in 0..1"),
+    ("target_ratio=[0.2,1.0]", ""), ("finetune.mixture.samples=0", "mixture.samples is 0")])
+def test_every_value_of_an_axis_is_in_range(word, says):
+    """Not only the first one: what can never run is not submitted."""
+    if not says:
+        assert study(word, grid="paper").runs
+        return
+    with pytest.raises(UserError, match=says):
+        study(word, grid="paper")
+
+
 def test_every_grid_of_the_repository_expands():
     for name in names():
         assert study(grid=name).runs
