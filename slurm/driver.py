@@ -9,8 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core.files import write_json
@@ -36,8 +35,8 @@ class Driver:
         self.records = store.read_runs(study.runs)
         self.server: Server | None = None
         self.stopping = 0
-        self.children = study.children()
         self.last_read = time.time()
+        self.listed: list[str] | None = None
 
     def run(self) -> int:
         """0 when every run is done, 75 when stopped, 1 when something failed."""
@@ -68,6 +67,7 @@ class Driver:
         """One turn; False when there is nothing left to wait for."""
         current = self.statuses()
         actions = reconcile(self.study.runs, current)
+        self._announce(actions)
         if not self.stopping:
             self._start(actions, current)
         elif self.stopping > 1:
@@ -93,7 +93,8 @@ class Driver:
             for job in self.jobs.values():
                 job.watch(time.time())
             changed = changed or stopping != self.stopping
-        everything = time.time() > self.last_read + REREAD
+        if everything := time.time() > self.last_read + REREAD:
+            self.last_read = time.time()
         self._reread(run.id for run in self.study.runs if run.id in self.jobs or everything)
         for id_, job in self.jobs.items():
             record = self.records.get(id_)
@@ -107,7 +108,12 @@ class Driver:
         for id_ in list(ids):
             if (found := store.read_run(store.run_path(self.study.by_id[id_]))) is not None:
                 self.records[id_] = found
-        self.last_read = time.time()
+
+    def _announce(self, actions: Sequence[Action]) -> None:
+        means = [action.run.id for action in actions if action.starts and not self.stopping]
+        if (listed := [*self.jobs, *means]) != self.listed:
+            self.listed = listed
+            announce(self.study.name, listed)
 
     def _events(self) -> bool:
         """Take the server's news; True if a job ended."""
@@ -231,7 +237,7 @@ def critical_path(study: Study, records: Mapping[str, store.Stored]) -> dict[str
     return weights
 
 
-def announce(study: Study, path: Path) -> None:
-    """driver.json: who runs the study, for `status` in another process."""
-    write_json(path, {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time(),
-                      "runs": [run.id for run in study.runs]})
+def announce(study: str, runs: Sequence[str]) -> None:
+    """driver.json: who runs the study, and what it runs or still means to start, for `status` in another process."""
+    write_json(store.study_path(study) / "driver.json",
+               {"pid": os.getpid(), "host": socket.gethostname(), "runs": list(runs)})

@@ -36,7 +36,7 @@ class Local:
         self.slots = slots or int(os.environ.get("BEGIRA_SLOTS") or 0) or len(self.devices) or _cores()
 
     def observe(self, study: str, runs: Sequence[Stored]) -> dict[str, Observation]:
-        """RUNNING where a process holds the run's lock, QUEUED where a living driver has it on its list."""
+        """RUNNING where a process holds the run's lock, QUEUED where a living driver still means to start it."""
         folder = store.study_path(study)
         driver = read_json(folder / "driver.json", {}) if is_held(folder / ".driver.lock") else {}
         listed = set(driver.get("runs", []))
@@ -79,7 +79,7 @@ class Local:
         try:
             with hold(folder / ".driver.lock", wait=0.5):
                 store.write_study(plan.study)
-                announce(plan.study, folder / "driver.json")
+                announce(plan.study.name, [action.run.id for action in plan.starts])
                 environment = provenance.capture(folder)
                 for action in plan.starts:
                     store.create(action.run, environment)

@@ -98,6 +98,27 @@ def test_cancel_keeps_a_run_away_until_retry(begira):
     assert begira.attempts("finetune/*")[-1]["first_step"] == record["saved_step"]
 
 
+def test_a_living_driver_sees_what_others_ask_for(begira):
+    """While it runs: a failed run shows as failed, a retry of it is picked up, a cancelled queued run never begins."""
+    begira.environment["BEGIRA_SLOTS"] = "2"
+    words = ("encoder.delay=0.05", "encoder.steps=240", "llama.fail={kind: code, attempts: 1}",
+             "finetune.delay=0", "base.delay=0")
+    driver = begira.start("submit", TINY, *words, "backbone=llama")
+    try:
+        wait_until(lambda: begira.attempts("llama/*") and begira.attempts("llama/*")[0]["outcome"])
+        wait_until(lambda: any(row["state"] == "failed" for row in begira.json("status", TINY, *words)))
+        assert "1 run cancelled" in begira("cancel", TINY, *words, "stage=evaluate", "target_ratio=0", "backbone=llama")
+        assert "1 run to be retried" in begira("retry", TINY, *words, "stage=llama")
+        out, err = driver.communicate(timeout=60)
+    finally:
+        end(driver)
+    assert driver.returncode == 1, out + err
+    assert [record["outcome"] for record in begira.attempts("llama/*")] == ["failed", "done"]
+    states = {row["name"]: row["state"] for row in begira.json("status", TINY, *words, "backbone=llama")}
+    assert states.pop("evaluate r0 llama") == "cancelled" and set(states.values()) == {"done"}
+    assert len(begira.attempts("evaluate/*")) == 1
+
+
 def test_second_driver_is_refused(begira):
     """A study is run by one driver, a run by one process; both say who has it, and `status` sees it from outside."""
     long = (*ONE, "finetune.steps=2000")
