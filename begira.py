@@ -96,11 +96,10 @@ def logs(run: RunName,
          follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
          last: Annotated[int, typer.Option("-n", help="Lines per node; 0 for all.")] = 40) -> None:
     """The log of a run's newest attempt."""
-    from experiments.store import find_run, read_run
+    from experiments.store import find_run
     from slurm.logs import lines
 
-    path = find_run(run)
-    for line in lines(path, follow, last, lambda: read_run(path).attempts[-1].outcome is not None):
+    for line in lines(find_run(run), follow, last):
         typer.echo(line)
 
 

@@ -1,11 +1,18 @@
-"""The logs of a run: one file per node and attempt below its `logs/`; printed, or followed while it runs."""
+"""The logs of a run: one file per node and attempt below its `logs/`; printed, or followed until the run is over: done,
+or ended without a job that would go on. Between two attempts a job waits, and so does who follows."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import UserError
+from experiments.state import Where
+from experiments.store import read_run
+from slurm.backend import Backend
+from slurm.studies import choose_backend
+
+EVERY, SELDOM = 0.5, 5.0     # seconds between looks at the files, and at the backend
 
 
 def newest(run: Path) -> list[Path]:
@@ -17,8 +24,15 @@ def newest(run: Path) -> list[Path]:
     return sorted(path for path in files if path.name.split("_")[0] == beginning)
 
 
-def lines(run: Path, follow: bool, last: int, over: Callable[[], bool]) -> Iterator[str]:
-    """The last `last` lines of each file (0: all), then, with `follow`, new ones until `over()`."""
+def over(run: Path, backend: Backend) -> bool:
+    """Nothing more will be written: it is done, or it has no live job."""
+    stored = read_run(run)
+    seen = None if stored.done else backend.observe(run.parent.parent.name, [stored]).get(stored.id)
+    return seen is None or seen.where in (Where.ABSENT, Where.ENDED)
+
+
+def lines(run: Path, follow: bool, last: int) -> Iterator[str]:
+    """The last `last` lines of each file (0: all), then, with `follow`, new ones until the run is over."""
     places: dict[Path, int] = {}
     files = newest(run)
     for path in files:
@@ -26,8 +40,13 @@ def lines(run: Path, follow: bool, last: int, over: Callable[[], bool]) -> Itera
         places[path] = len(data)
         found = data.decode("utf-8", "replace").splitlines()
         yield from _named(path, files, found[-last:] if last else found)
-    while follow and not over():
-        time.sleep(0.5)
+    if not follow:
+        return
+    backend, ended, looked = choose_backend(None, run.parent.parent.name), False, 0.0
+    while not ended:
+        time.sleep(EVERY)
+        if time.monotonic() > looked + SELDOM:
+            ended, looked = over(run, backend), time.monotonic()
         files = newest(run)
         for path in files:
             with open(path, "rb") as stream:

@@ -90,6 +90,31 @@ def parent_of(stat: Path) -> int:
         return 0
 
 
+def test_logs_are_followed_over_attempts(tmp_path):
+    """From the first one, which is killed, to the end of the second, and no further."""
+    begira = Begira(tmp_path)
+    driver = begira.start("submit", TINY, "backbone=llama", "target_ratio=0", "encoder.delay=0", "llama.delay=0",
+                          "finetune.delay=1", "finetune.fail={kind: kill, step: 3, attempts: 1}")
+    try:
+        (log,) = wait_until(lambda: list(begira.runs.glob("tiny/finetune/*/logs/0001_*.log")))
+        followed = begira("logs", log.parts[-3], "-f")
+        out, err = driver.communicate(timeout=60)
+    finally:
+        end(driver)
+    assert driver.returncode == 0, out + err
+    assert "attempt 1 of" in followed and "attempt 2 of" in followed and followed.rstrip().endswith(": done")
+
+
+def test_logs_of_a_run_without_an_attempt_end(tmp_path):
+    """A rank that died before it could open one has left a log all the same."""
+    begira = Begira(tmp_path)
+    begira("submit", TINY, "backbone=llama", "target_ratio=0")
+    (run,) = begira.runs.glob("tiny/finetune/*")
+    for path in (*run.glob("attempts/*"), run / "DONE"):
+        path.unlink()
+    assert "finetune" in begira("logs", run.name, "-f")
+
+
 def test_budget_ends_a_run_that_is_always_killed(tmp_path):
     """Three attempts without progress, then FAILED for good; its children do not start; `retry` resets the budget."""
     begira = Begira(tmp_path)

@@ -1,10 +1,12 @@
 """Time limits and preemption: all ranks stop at one step, save once, are requeued once, go on exactly there."""
 import itertools
 import subprocess
+import sys
 
 import pytest
 
 from core.files import read_json
+from tests.cluster.cluster import REPOSITORY
 from tests.slurm.conftest import start
 from tests.slurm.desk import Desk
 from tests.slurm.stages import metrics
@@ -38,6 +40,8 @@ def test_usr2_and_preemption_requeue_and_resume_exactly(desk):
     desk.submit(grid)
     path = desk.path(grid, "train")
     desk.until(desk.beat(path, 5), 40, lambda: desk.describe(grid))
+    follower = subprocess.Popen([sys.executable, "-m", "begira", "logs", str(path), "-f"], cwd=REPOSITORY, text=True,
+                                stdout=subprocess.PIPE)
     desk.cluster.run("scancel", "--signal=USR2", desk.job(path))
     desk.until(lambda: len(desk.attempts(path)) == 2 and desk.beat(path, 15)(), 60, lambda: desk.describe(grid))
     urgent = desk.cluster.run("sbatch", "--parsable", "-p", "high", "--nodes=4", "--exclusive", "--time=1", "-o",
@@ -46,6 +50,8 @@ def test_usr2_and_preemption_requeue_and_resume_exactly(desk):
     desk.wait(grid)
     check(desk, path, 2)
     assert [a.cause for a in desk.attempts(path)] == ["preempted", "preempted", ""], "the limit is far"
+    followed, _ = follower.communicate(timeout=30)
+    assert follower.returncode == 0 and all(f"attempt {number} of" in followed for number in (2, 3))
 
 
 @pytest.mark.slow
