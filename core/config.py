@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.errors import UserError
-from core.structured import rebuilt, structured
+from core.structured import at_least, hints, rebuilt, structured
 
 
 @dataclass
@@ -35,6 +35,10 @@ class Runtime:
     signal_seconds: float = 60.0     # before that limit, to save and requeue (on Slurm the profile says it)
     memory_gb: float = 0.0           # per rank; 0: the site's share
     stage_to: str = ""               # a node's own disk, e.g. $TMPDIR, to copy the shards to (core.staging); "": not
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "runtime", "nodes", "ranks_per_node", "threads", "micro_batch", "save_every", "log_every")
+        at_least(self, 0, "runtime", "workers", "zero_stage", "keep_checkpoints", "time_minutes", "memory_gb")
 
 
 @dataclass
@@ -106,8 +110,7 @@ class Mixture:
         if self.text_only.language not in ("none", "base", "target", "both"):
             raise UserError(f"mixture.text_only.language is '{self.text_only.language}': choose none, base, target or "
                             "both")
-        if self.samples < 1:
-            raise UserError(f"mixture.samples is {self.samples}: it must be at least 1")
+        at_least(self, 1, "mixture", "samples")
         for source in [*self.sources, *self.text_only.sources]:
             if source.weight <= 0:
                 raise UserError(f"the weight of source {source.data}/{source.subset} is {source.weight}: it must be "
@@ -122,6 +125,9 @@ class Pack:
     window: int = 1                  # global batches that are packed together; 1 keeps every share exact at every step
     max_tokens: int = 2048           # a single sample longer than this is cut at its end
     images: int = 16                 # images per pack, on average at most
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "pack", "tokens", "window", "max_tokens", "images")
 
 
 @dataclass
@@ -145,6 +151,9 @@ class Train:
     dtype: str = "bfloat16"          # bfloat16 | float32
     skip_bad_steps: int = 10         # steps with a non-finite loss or norm that are skipped before the run stops
     seed: int = 0                    # initialisation
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "train", "global_batch")
 
 
 @dataclass
@@ -337,11 +346,16 @@ SCHEMAS: dict[str, type] = {
 
 
 def resolve(function: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete configuration of a stage function as plain data, defaults filled in; as given without a schema."""
+    """The complete configuration of a stage function as plain data, defaults filled in; without a schema as given, but
+    for a look at its `runtime`."""
     from omegaconf import OmegaConf
 
     schema = SCHEMAS.get(function)
     if schema is None:
+        runtime = values.get("runtime") or {}
+        if not isinstance(runtime, Mapping):
+            raise UserError(f"runtime is {runtime!r}: give a mapping such as {{nodes: 2}}")
+        structured(Runtime, {key: value for key, value in runtime.items() if key in hints(Runtime)})
         return OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)  # type: ignore[return-value]
     return asdict(structured(schema, values))
 

@@ -48,11 +48,11 @@ def hints(schema: type) -> dict[str, Any]:
     return typing.get_type_hints(schema)
 
 
-def at_least(section: Any, limit: int, *names: str) -> None:
-    """UserError unless these fields of a dataclass have that value or a larger one."""
+def at_least(section: Any, limit: int, place: str, *names: str) -> None:
+    """UserError unless these fields of the dataclass at `place` have that value or a larger one."""
     for name in names:
         if getattr(section, name) < limit:
-            raise UserError(f"{name} is {getattr(section, name)}: it must be at least {limit}")
+            raise UserError(f"{place}.{name} is {getattr(section, name)}: it must be at least {limit}")
 
 
 def _check_keys(schema: Any, values: Any, place: str) -> None:

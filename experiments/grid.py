@@ -26,20 +26,16 @@
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from experiments.grid_file import CONFIGS, document_of, find, listed, merged, read_yaml
-from experiments.words import known, nearest, one_of, text
-
-SHARED = ("data", "base")
-_GRID_KEYS = ("name", "inherit", "description", "stages", "targets", "axes", "zip", "include", "exclude", "set",
-              "analysis", *SHARED)
-_STAGE_KEYS = ("function", "parents", "config", "runtime")
-_AXIS_KEYS = ("key", "keys", "values", "name")
+from experiments.grid_file import CONFIGS, document_of, find, listed, merged, read_yaml, resolved
+from experiments.grid_shape import AXIS, SHARED, check_document, check_shape
+from experiments.words import nearest, one_of, text
 
 
 @dataclass(frozen=True)
@@ -87,23 +83,15 @@ class Grid:
     @property
     def name(self) -> str:
         """The study's name, which is its folder's."""
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        try:
-            name = str(OmegaConf.create({**self.shared, "name": self.title}).name)
-        except OmegaConfBaseException as error:
-            raise UserError(f"name '{self.title}': {str(error).splitlines()[0]}") from error
+        name = str(resolved({**self.shared, "name": self.title}, f"name '{self.title}'")["name"])
         if not name or "/" in name or name.startswith("."):
             raise UserError(f"name '{name}' cannot name a folder")
         return name
 
     def resolved(self) -> dict[str, Any]:
         """The document with name and shared values as they stand now, filled in where `analysis` uses them."""
-        from omegaconf import OmegaConf
-
         outer = {key: self.document[key] for key in ("description", "analysis") if key in self.document}
-        filled = OmegaConf.to_container(OmegaConf.create({**self.shared, **outer}), resolve=True)
+        filled = resolved({**self.shared, **outer}, "description, analysis")
         return {**self.document, **filled, "name": self.name}
 
     def set(self, key: str, value: Any) -> None:
@@ -128,15 +116,14 @@ def load(reference: str | Path) -> Grid:
 
 def build(document: Mapping[str, Any], path: Path) -> Grid:
     """A checked Grid from a merged document."""
-    known(document, _GRID_KEYS, "")
+    check_document(document)
     bodies = document.get("stages") or {}
     stages = {name: _stage(name, body) for name, body in bodies.items() if body is not None}
     if not stages:
         raise UserError("a grid needs `stages`")
     axes = {name: _axis(name, body) for name, body in (document.get("axes") or {}).items() if body is not None}
-    targets = document.get("targets") or [list(stages)[-1]]
     grid = Grid(title=str(document.get("name") or path.stem), stages=stages,
-                targets=[targets] if isinstance(targets, str) else list(targets), axes=axes,
+                targets=listed(document.get("targets")) or [list(stages)[-1]], axes=axes,
                 shared={key: dict(document.get(key) or {}) for key in SHARED},
                 zipped=[list(group) for group in document.get("zip") or []],
                 include=list(document.get("include") or []), exclude=list(document.get("exclude") or []),
@@ -174,11 +161,11 @@ def check_key(grid: Grid, key: str, place: str = "") -> None:
 
 
 def _stage(name: str, body: Mapping[str, Any]) -> Stage:
-    if "." in name or name in SHARED:
-        raise UserError(f"stages.{name}: a stage's name has no dot and is not one of {', '.join(SHARED)}")
-    known(body, _STAGE_KEYS, f"stages.{name}")
+    if not (isinstance(name, str) and re.fullmatch(r"[\w-]+", name)) or name in SHARED:
+        raise UserError(f"stages.{name}: a stage's name is a text of letters, digits, _ and -, for it names a folder, "
+                        f"and is not one of {', '.join(SHARED)}")
     function = str(body.get("function", ""))
-    if function.count(":") != 1:
+    if not re.fullmatch(r"[^\s:]+:[^\s:]+", function):
         raise UserError(f"stages.{name}.function is '{function}': write module:function, e.g. core.train:finetune")
     config: dict[str, Any] = {}
     for entry in listed(body.get("config")):
@@ -192,7 +179,7 @@ def _axis(name: str, body: Any) -> Axis:
     if not isinstance(body, Mapping):
         raise UserError(f"axes.{name}: write {{key: STAGE.KEY, values: [...]}} or named values")
     spec = body if "values" in body else {"values": body}
-    known(spec, _AXIS_KEYS, f"axes.{name}")
+    check_shape(spec, AXIS, f"axes.{name}")
     keys = listed(spec.get("key")) + listed(spec.get("keys"))
     values = spec["values"]
     axis = Axis(name, keys, [], str(spec.get("name") or f"{name}={{}}"))

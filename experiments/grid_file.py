@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from experiments.grid_shape import check_document
 from experiments.words import nearest, one_of
 
 GRIDS = Path(__file__).resolve().parent / "grids"
@@ -41,14 +42,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping with interpolations left as text (OmegaConf's reader: 1e-3 is a number)."""
     import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        if error.errno:
+            raise
+        loaded = None  # a lone number, say: what OmegaConf says of it names no file
     if not isinstance(loaded, dict):
         raise UserError(f"{path} must hold a mapping")
     return loaded
+
+
+def resolved(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """With `${...}` filled in. Raises UserError, naming the place, for one that cannot be."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
 
 
 def document_of(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -56,6 +75,10 @@ def document_of(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise UserError(f"{path.name} inherits itself: {' -> '.join(p.name for p in (*seen, path))}")
     own = read_yaml(path)
+    try:
+        check_document(own)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
     for stage in (own.get("stages") or {}).values():
         if stage and "config" in stage:
             stage["config"] = [_resolved_entry(entry, path) for entry in listed(stage["config"])]
@@ -80,7 +103,7 @@ def _inherited_axis(below: Any, above: Any, name: str) -> Any:
     """A list of labels picks among named values; a mapping adds to them; anything else replaces."""
     if above is None or below is None:
         return above
-    below = below if "values" in below else {"values": below}
+    below = below if isinstance(below, Mapping) and "values" in below else {"values": below}
     above = above if isinstance(above, Mapping) and "values" in above else {"values": above}
     result = merged(below, {key: value for key, value in above.items() if key != "values"})
     old, new = below["values"], above["values"]

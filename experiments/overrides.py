@@ -17,6 +17,7 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
     """{key: typed value}. Raises UserError for a word without `=` or a value that is no YAML."""
     import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     result: dict[str, Any] = {}
     for word in words:
@@ -28,7 +29,7 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
             continue
         try:
             result[key] = OmegaConf.to_container(OmegaConf.create(f"value: {value}"), resolve=False)["value"]
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
             raise UserError(f"'{word}': the value is not valid YAML ({str(error).splitlines()[0]})") from error
     return result
 

@@ -9,6 +9,7 @@ from core.errors import UserError
 
 
 def one_of(name: Any, choices: Iterable[str], what: str) -> None:
+    choices = list(choices)  # what people write may have no hash
     if name not in choices:
         raise UserError(f"{what} '{name}': {nearest(str(name), choices)}")
 

@@ -33,7 +33,7 @@ class Local:
 
     def __init__(self, slots: int | None = None):
         self.devices = gpus()
-        self.slots = slots or int(os.environ.get("BEGIRA_SLOTS") or 0) or len(self.devices) or _cores()
+        self.slots = slots or _asked() or len(self.devices) or _cores()
 
     def observe(self, study: str, runs: Sequence[Stored]) -> dict[str, Observation]:
         """RUNNING where a process holds the run's lock, QUEUED where a living driver still means to start it."""
@@ -110,6 +110,14 @@ def _nothing(actions: Sequence[Action]) -> str:
     if set(states) == {State.DONE}:
         return f"nothing to do: all {len(actions)} runs are done"
     return "nothing to start: " + ", ".join(f"{number} {state}" for state, number in states.items())
+
+
+def _asked() -> int:
+    """BEGIRA_SLOTS; 0 where it is not set."""
+    text = os.environ.get("BEGIRA_SLOTS", "")
+    if text and not (text.isdecimal() and int(text)):
+        raise UserError(f"BEGIRA_SLOTS is '{text}': give a number of processes, 1 or more")
+    return int(text or 0)
 
 
 def gpus() -> list[str]:

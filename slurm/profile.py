@@ -46,6 +46,10 @@ class Billing:
     slice_cores: float = 0.0
     slice_memory_gb: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.per_slice and not (self.slice_gpus or self.slice_cores or self.slice_memory_gb):
+            raise UserError("billing.per_slice needs the size of a slice: slice_gpus, slice_cores or slice_memory_gb")
+
     def cost(self, nodes: int, gpus: int, cores: int, memory_gb: float, hours: float) -> float:
         """Units for `nodes` nodes that give `gpus`, `cores` and `memory_gb` in all, for `hours`."""
         if self.per_node or not self.per_slice:
@@ -112,14 +116,26 @@ class Profile:
 
 def load(reference: str) -> Profile:
     """The profile of that name or file. Raises UserError naming file, key and remedy."""
-    path = Path(reference) if reference.endswith((".yaml", ".yml")) else FOLDER / f"{reference}.yaml"
+    path = Path(reference) if reference.endswith((".yaml", ".yml")) else _find(reference, FOLDER)
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise UserError(f"no cluster profile '{reference}': choose local, {known}, or give a YAML file")
+        raise _unknown(reference)
     try:
         return structured(Profile, _document(path, ()))
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from None
+
+
+def _find(name: str, folder: Path) -> Path:
+    """A profile by its name, in that folder or among ours."""
+    for path in (folder / f"{name}.yaml", FOLDER / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise _unknown(name)
+
+
+def _unknown(reference: str) -> UserError:
+    known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+    return UserError(f"no cluster profile '{reference}': choose local, {known}, or give a YAML file")
 
 
 def _document(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
@@ -135,8 +151,7 @@ def _document(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: a profile is a mapping of keys")
     loaded.setdefault("name", path.stem)
     if parent := loaded.get("inherit"):
-        other = path.parent / f"{parent}.yaml"
-        base = _document(other if other.is_file() else FOLDER / f"{parent}.yaml", (*below, path))
+        base = _document(_find(f"{parent}", path.parent), (*below, path))
         loaded = OmegaConf.to_container(OmegaConf.merge(base, loaded))
     return loaded
 

@@ -30,7 +30,8 @@ def overlay(profile: Profile, run: Desired) -> dict[str, Any]:
 
 
 def shape(run: Desired) -> Shape | None:
-    """Size of the run's backbone, all of it trained or only what `train.trained` names; None where it is not known."""
+    """Size of the run's backbone, all of it trained or only what `train.trained` names; None where it is not known, as
+    of a model whose config.json has other keys than Llama's."""
     name = _section(run, "model").get("backbone")
     if not isinstance(name, str) or not name or name.startswith("parent:"):
         return None
@@ -38,6 +39,8 @@ def shape(run: Desired) -> Shape | None:
     if not config:
         return None
     config = config.get("text_config") or config
+    if not {"hidden_size", "num_hidden_layers"} <= set(config):
+        return None
     whole = parameters(config)
     trained = whole if "backbone" in _section(run, "train").get("trained", []) else 0.01 * whole
     return Shape(whole, trained, int(config["hidden_size"]), int(config["num_hidden_layers"]),
