@@ -20,8 +20,8 @@ CAUSES: dict[str, int | None] = {
     "asset": 0,             # a model folder or data set that is not there
     "nan": 0,               # diverged
     "disk_full": 0,
+    "memory_gpu": 0,        # unless its next attempt takes less (slurm.epilogue halves the micro-batch)
     "cancelled": 0,         # a person said so
-    "memory_gpu": 1,
     "unknown": 1,
     "memory_host": 2,
     "hang": 2,

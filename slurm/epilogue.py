@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from core.errors import UserError
 from core.files import read_json, write_json, write_text
 from experiments import attempts, store
 from experiments.lock import Held, is_held
-from experiments.state import Attempt, Observation, Where, judge
+from experiments.state import Attempt, Observation, State, Where, judge
 from slurm.job import LAUNCH, launch_name
 from slurm.sizes import REMEDY
 from slurm.submissions import BEGINS, Submission
@@ -95,7 +96,7 @@ def _requeue_or_end(run: Path, attempt: Attempt, job: str) -> int:
     status = judge(stored.done, stored.attempts, {}, stored.request, Observation(Where.ENDED), time.time())
     needs_new_job = attempt.cause == "memory_host" or (attempt.cause == "time_limit" and attempt.outcome == "lost")
     again = status.may_retry and not needs_new_job
-    if attempt.cause == "memory_gpu" and again:
+    if attempt.cause == "memory_gpu" and status.state is State.FAILED:  # the same again would fail the same way
         again = _halve_micro_batch(run)
     if not _runs(job):
         return GOES_ON
@@ -107,12 +108,12 @@ def _requeue_or_end(run: Path, attempt: Attempt, job: str) -> int:
 
 
 def _requeue(job: str) -> bool:
-    """Ask Slurm to run this job again; False where the site forbids it: `begira submit` then makes a new job."""
+    """Ask Slurm to run this job again; False where the site forbids it: then a new job has to."""
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         return True
     except (OSError, subprocess.SubprocessError) as error:
-        _say(f"requeue refused ({error}): the run goes on with the next `begira submit`")
+        _say(f"requeue refused ({error}): a new job has to go on, which `begira submit` makes")
         return False
 
 
@@ -157,12 +158,15 @@ def _note_place(run: Path, number: int, verdict: Verdict) -> None:
 
 
 def _relay(run: Path, anyway: bool) -> None:
-    """Let the study go on: what waits for room, or for a new job, is submitted by this ending one."""
-    from slurm.cluster import continue_study
-
+    """Let the study go on: what waits for room, or for a new job, is submitted by this ending one. Whatever goes wrong
+    with that, how this job ends is decided: on its exit code hang the jobs that wait for it."""
     try:
+        from slurm.cluster import continue_study
+
         continue_study(run.parent.parent.name, run.name, anyway)
-    except UserError as error:
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
         _say(f"the rest of the study was not looked at: {error}")
 
 

@@ -101,7 +101,7 @@ def test_budget_counts_attempts_without_progress(attempts, used):
 
 def test_causes_and_their_worth():
     assert not may_retry("code", 1) and not may_retry("user", 1) and not may_retry("nan", 1)
-    assert may_retry("memory_gpu", 1) and not may_retry("memory_gpu", 2)
+    assert may_retry("unknown", 1) and not may_retry("unknown", 2) and not may_retry("memory_gpu", 1)
     assert may_retry("killed", 2) and not may_retry("killed", 3)
     assert all(may_retry(cause, 2) and not may_retry(cause, 3) for cause, worth in CAUSES.items() if worth is None)
 

@@ -1,11 +1,14 @@
 """Every way to fail is named from its evidence, with the accounting database up and down, and gets what it is worth."""
 import pytest
 
+from core.run import Run
+
 KINDS = {  # kind: (state, cause, attempts)
     "code": ("failed", "code", 1),
     "nan": ("failed", "nan", 1),
     "disk": ("failed", "disk_full", 1),
-    "gpu": ("failed", "memory_gpu", 2),
+    "gpu": ("failed", "memory_gpu", 1),
+    "halved": ("failed", "memory_gpu", 3),
     "kill": ("failed", "killed", 3),
 }
 
@@ -16,6 +19,8 @@ def test_exit_classes(desk, shared, accounting):
         shared.call("kill-daemon", "slurmdbd", signal="KILL")
     try:
         values = {kind: {"train.fail": {"kind": kind, "step": 0}} for kind in KINDS}
+        values["halved"] = {"train.fail": {"kind": "gpu", "step": 1}, "train.runtime.micro_batch": 4}
+        values["fits"] = {"train.fail": {"kind": "gpu", "step": 0, "attempts": 1}, "train.runtime.micro_batch": 2}
         values["once"] = {"train.fail": {"kind": "kill", "step": 1, "attempts": 1}}
         values["memory"] = {"train.fail": {"kind": "memory", "step": 1, "attempts": 1}}
         grid = desk.grid(f"classes{int(accounting)}", {"train": {"fail": None}}, {"kind": values})
@@ -29,7 +34,9 @@ def test_exit_classes(desk, shared, accounting):
             assert (status.cause, len(record.attempts)) == (cause, attempts), (kind, status, record.attempts)
             assert not status.may_retry
             assert str(status.state) == state or (kind == "kill" and str(status.state) == "lost")
-        assert states["train kind=once"] == states["train kind=memory"] == "done", desk.describe(grid)
+        well = {states[f"train kind={kind}"] for kind in ("once", "memory", "fits")}
+        assert well == {"done"}, desk.describe(grid)
+        assert Run(by_kind["fits"][1].path).config["runtime"]["micro_batch"] == 1
         assert [a.cause for a in by_kind["memory"][1].attempts] == ["memory_host", ""]
         calls = len(desk.sbatch_calls())
         desk.submit(grid)
