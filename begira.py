@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,10 +48,7 @@ def plan(grid: Grid, overrides: Overrides = None, cluster: Cluster = None, as_js
     study = studies.open_study(grid, overrides or [])
     declared(study.grid.resolved())
     intended = studies.plan(study, studies.choose_backend(cluster, study.name))
-    if as_json:
-        _print_json({"lines": intended.lines, "findings": [vars(one) for one in intended.findings], **intended.details})
-        return
-    _print_plan(intended)
+    _print_plan(intended, as_json)
 
 
 @app.command()
@@ -64,11 +61,9 @@ def submit(grid: Grid, overrides: Overrides = None, cluster: Cluster = None, as_
     declared(study.grid.resolved())
     backend = studies.choose_backend(cluster, study.name)
     intended = studies.plan(study, backend)
-    if as_json:
-        _print_json({"lines": intended.lines, **intended.details})
-    else:
-        _print_plan(intended)
-    raise typer.Exit(studies.submit(intended, backend))
+    _print_plan(intended, as_json)
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):  # a study that runs here tells how it goes
+        raise typer.Exit(studies.submit(intended, backend))
 
 
 @app.command()
@@ -378,7 +373,11 @@ def _complain(message: str, code: int, debug: bool) -> int:
     return code
 
 
-def _print_plan(intended: Any) -> None:
+def _print_plan(intended: Any, as_json: bool) -> None:
+    if as_json:
+        findings = [vars(one) for one in intended.findings]
+        _print_json({"lines": intended.lines, "findings": findings, **intended.details})
+        return
     for line in intended.lines:
         typer.echo(line)
     for finding in intended.findings:

@@ -29,6 +29,13 @@ def test_plan_prints_what_submit_does(tmp_path):
         key.split("/")[1] for key in begira.results()}
 
 
+def test_json_of_submit_is_that_of_plan_and_nothing_else(tmp_path):
+    begira = Begira(tmp_path)
+    planned = begira.json("plan", TINY, *PART)
+    assert begira.json("submit", TINY, *PART) == planned and planned["findings"] == []
+    assert "4 done" in begira.error and len(begira.results()) == 4
+
+
 def test_submit_twice_does_nothing(done):
     before = done.results()
     assert "nothing to do: all 4 runs are done" in done("submit", TINY, *PART)
