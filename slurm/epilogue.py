@@ -21,10 +21,11 @@ from core.files import read_json, write_json, write_text
 from experiments import attempts, store
 from experiments.lock import Held, is_held
 from experiments.state import Attempt, Observation, State, Where, judge
-from slurm.job import LAUNCH, launch_name
+from slurm.job import launch_name
 from slurm.sizes import REMEDY
-from slurm.submissions import BEGINS, Submission
+from slurm.submissions import BEGINS, load
 from slurm.triage import Evidence, Verdict, triage
+from slurm.watch import LAUNCH
 
 LOG_BYTES = 65536
 GOES_ON = 75
@@ -36,7 +37,7 @@ OUTCOMES = {"cancelled": "cancelled", "killed": "lost", "hang": "lost", "preempt
 def main(code: int) -> int:
     """Exit code of the job."""
     folder = Path(os.environ["BEGIRA_SUBMISSION"])
-    submission = Submission(**read_json(folder / "submission.json"))
+    submission = load(folder)
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
     run = Path(submission.paths[index])
     launch, job = launch_name(), submission.element(index)

@@ -19,10 +19,10 @@ from pathlib import Path
 from core import stop
 from core.errors import Stopped
 from core.files import read_json, write_json
+from slurm.watch import LAUNCH
 
 MEET_SECONDS = 300.0         # for the slowest node to start
 VISIBLE_SECONDS = 90.0       # for a parent's marker to be seen on every node
-LAUNCH = "launch.json"       # which launch owns the run directory, and where its ranks meet
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from core.errors import UserError
 from slurm import commands
 
-SQUEUE = "%i|%j|%T|%r|%N|%P|%q"
+SQUEUE = "%i|%j|%T|%r|%N"
 SACCT = "JobID,JobName,State,ExitCode,NodeList,Start"
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY",
                    "BOOT_FAIL", "DEADLINE", "REVOKED"})

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ class Submission:
     state: str = "intent"                 # intent | submitted | released
     job: str = ""
     created: float = 0.0
-    memory_gb: float = 0.0
     parents: dict[str, dict[str, str]] = field(default_factory=dict)  # run id: {parent's run id: job it waits for}
     withdrawn: list[str] = field(default_factory=list)  # run ids: we cancel their elements, no person did
 
@@ -55,11 +54,11 @@ def mark(study: Path) -> str:
 
 
 def propose(study: Path, stage: str, runs: Sequence[str], paths: Sequence[Path],
-            parents: Mapping[str, Mapping[str, str]], memory_gb: float) -> Submission:
+            parents: Mapping[str, Mapping[str, str]]) -> Submission:
     """Write the intent to submit these runs as one array."""
     key = uuid.uuid4().hex[:KEY]
     submission = Submission(key, f"{study.name}.{stage}.{mark(study)}{key}", stage, list(runs), [str(p) for p in paths],
-                            created=time.time(), memory_gb=memory_gb, parents={k: dict(v) for k, v in parents.items()})
+                            created=time.time(), parents={k: dict(v) for k, v in parents.items()})
     write(study, submission)
     return submission
 
@@ -78,8 +77,15 @@ def withdraw(study: Path, jobs: Sequence[str]) -> None:
 
 def read(study: Path) -> list[Submission]:
     """All that are on disk, oldest first."""
-    found: list[Any] = [read_json(path) for path in folder(study).glob("*/submission.json")]
-    return sorted((Submission(**one) for one in found if one), key=lambda one: one.created)
+    found = [load(path.parent) for path in folder(study).glob("*/submission.json")]
+    return sorted((one for one in found if one), key=lambda one: one.created)
+
+
+def load(array: Path) -> Submission | None:
+    """That of an array's folder; None where it has just been removed. What other versions of begira noted is left."""
+    values: dict[str, Any] = read_json(array / "submission.json", {})
+    known = {one.name for one in fields(Submission)}
+    return Submission(**{key: value for key, value in values.items() if key in known}) if values else None
 
 
 def remove(study: Path, submission: Submission) -> None:

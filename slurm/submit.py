@@ -80,7 +80,7 @@ def _submit_held(study: Path, array: Array, arrays: Sequence[Array], made: Seque
     waits = {run.id: {one.run: _job(one, made) for one in array.waits(arrays, index)}
              for index, run in enumerate(array.runs)}
     intent = submissions.propose(study, array.stage, [run.id for run in array.runs],
-                                 [paths[run.id] for run in array.runs], waits, array.request.memory_gb)
+                                 [paths[run.id] for run in array.runs], waits)
     folder = submissions.folder(study) / intent.key
     executor = _executor(folder, profile, code)
     executor.update_parameters(**parameters(intent, array, folder, profile, code, made))

@@ -24,7 +24,7 @@ from typing import Any
 from core.files import read_json, write_json
 from slurm.forkserver import die_with_parent
 
-LAUNCH = "launch.json"
+LAUNCH = "launch.json"               # which launch owns the run directory, and where its ranks meet
 FACTOR, SLACK = 3.0, 20.0            # of the median step; seconds
 PATIENCE = 3600.0                    # seconds for a phase that is not training, and until two steps are known
 EVERY, SELDOM = 1.0, 5.0             # seconds between looks; the latter of other ranks than 0, once the run is theirs

@@ -36,5 +36,11 @@ def test_a_broken_relay_does_not_fail_a_finished_job(run, capsys):
     assert "AttributeError" in error and "the rest of the study was not looked at" in error
 
 
+def test_a_submission_of_another_version_is_read(run):
+    folder = submissions.folder(store.study_path("study")) / "00000001"
+    write_json(folder / "submission.json", {**vars(submissions.load(folder)), "memory_gb": 7.0})
+    assert submissions.load(folder).paths == [str(run)] and len(submissions.read(store.study_path("study"))) == 1
+
+
 def test_the_micro_batch_is_halved_until_it_is_one(run):
     assert [epilogue._halve_micro_batch(run) for _ in range(3)] == [True, True, False]

@@ -34,7 +34,7 @@ def state_of(line="", sacct="", attempts=(), done=False, request=None, parents=N
 
 
 def line(state, reason="None", nodes=""):
-    return f"7_0|{NAME}|{state}|{reason}|{nodes}|debug|normal"
+    return f"7_0|{NAME}|{state}|{reason}|{nodes}"
 
 
 def row(state, code="0:0", start="2026-01-01T00:00:00"):
@@ -113,9 +113,9 @@ def test_strays_are_jobs_of_this_study_that_no_submission_knows(tmp_path):
     from slurm.submissions import mark
 
     ours = f"x.train.{mark(tmp_path)}"
-    text = "\n".join([f"1_0|{ours}00000001|PENDING|JobHeldUser|||", f"2|{ours}00000002|RUNNING|None|||",
-                      "3|x.train.ffffffff00000003|PENDING|JobHeldUser|||", "4|other|RUNNING|None|||",
-                      f"5|{ours}00000005|CANCELLED|None|||"])
+    text = "\n".join([f"1_0|{ours}00000001|PENDING|JobHeldUser|", f"2|{ours}00000002|RUNNING|None|",
+                      "3|x.train.ffffffff00000003|PENDING|JobHeldUser|", "4|other|RUNNING|None|",
+                      f"5|{ours}00000005|CANCELLED|None|"])
     known = [Submission("00000002", f"{ours}00000002", "train", ["r"], ["p"], "released", "2")]
     queue = Queue({job.id: job for job in parse_squeue(text)})
     assert observe.strays(tmp_path, queue, known) == ["1"]
