@@ -4,6 +4,7 @@
 and hands it to `slurm.submit`. Nothing is kept in this process: Slurm and the jobs' own epilogues go on without it."""
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from slurm.sizes import overlay
 
 WANTED = "wanted.json"
 LOCK_SECONDS = 60.0      # that a submitter waits for another one of the same study
+LINGER, PAUSE = 20.0, 2.0    # seconds that the last job waits for room, and between its looks
 
 
 @dataclass
@@ -92,7 +94,7 @@ class Cluster:
         self.observe(study, list(records.values()))
         if ended in self._seen:
             self._seen[ended] = Observation(Where.ENDED, self._seen[ended].job)
-        current = statuses(runs, records, self._seen, _now())
+        current = statuses(runs, records, self._seen, time.time())
         actions = reconcile(runs, current)
         work = self.work(study, actions)
         submitted = [run for array in work.layout.arrays for run in array.runs]
@@ -100,12 +102,13 @@ class Cluster:
             environment = provenance.capture(folder)
             for run in submitted + work.layout.waiting:
                 store.create(run, environment, work.runtimes.get(run.id))
-        _want(folder, self.reference, runs, work.layout.waiting)
+        ending = self._seen[ended].job if ended in self._seen else ""
+        _want(folder, self.reference, runs, work.layout.waiting, ending, self._jobs(study))
         if not work.layout.arrays and not work.withdrawn:
             return actions
         submit.submit(folder, work.layout.arrays, {run.id: store.run_path(run) for run in submitted}, self.profile,
                       snapshot.take(folder),
-                      striking_nodes([attempt for record in records.values() for attempt in record.attempts], _now()),
+                      striking_nodes([one for record in records.values() for one in record.attempts], time.time()),
                       work.withdrawn)
         self._sweep(folder)
         return actions
@@ -121,8 +124,7 @@ class Cluster:
         live = {id_: seen.job for id_, seen in self._seen.items()
                 if seen.where in (Where.HELD, Where.QUEUED, Where.RUNNING) and seen.job not in stale}
         layout = arrange(starting, requests, done, live, self.profile.max_array, self.room())
-        folder, jobs = store.study_path(study), self._queue.live() if self._queue else []
-        under_way = any(submissions.key_of(folder, job.name) for job in jobs)
+        under_way = bool(self._jobs(study))
         return Work(layout, runtimes, stale, bill(self.profile, layout, actions, runtimes, under_way))
 
     def room(self) -> int | None:
@@ -132,6 +134,16 @@ class Cluster:
         if not limit:
             return None
         return max(0, limit - len(self._queue.live() if self._queue else []))
+
+    def nobody_follows(self, study: str) -> bool:
+        """Runs wait for room, and of the study's live jobs none but such as have looked for it before they end."""
+        wanted = read_json(submissions.folder(store.study_path(study)) / WANTED, {})
+        return bool(wanted.get("no_room")) and self._jobs(study) <= set(wanted.get("ending", []))
+
+    def _jobs(self, study: str) -> set[str]:
+        """Ids of the study's live jobs, as of the last look."""
+        folder, live = store.study_path(study), self._queue.live() if self._queue else []
+        return {job.id for job in live if submissions.key_of(folder, job.name)}
 
     def cancel(self, study: str, runs: Sequence[Stored], save: bool) -> list[str]:
         """End the live jobs of these runs. With `save` a running one is signalled, saves and ends by itself."""
@@ -149,7 +161,7 @@ class Cluster:
         """Remove folders of arrays that ended long ago."""
         live = {job.id.partition("_")[0] for job in self._queue.live()} if self._queue else set()
         for one in submissions.read(folder):
-            if one.job and one.job not in live and one.created < _now() - submissions.KEEP:
+            if one.job and one.job not in live and one.created < time.time() - submissions.KEEP:
                 submissions.remove(folder, one)
 
 
@@ -168,19 +180,25 @@ def _lessons(run: Desired) -> tuple[int, int]:
             sum(a.cause == "time_limit" and a.outcome == "lost" for a in ended))
 
 
-def _want(folder: Path, cluster: str, runs: Sequence[Desired], waiting: Sequence[Desired]) -> None:
+def _want(folder: Path, cluster: str, runs: Sequence[Desired], waiting: Sequence[Desired], ending: str,
+          live: set[str]) -> None:
     """Note, for the jobs that end later, which runs are wanted where and which of them have no room; what was noted of
-    others (another part of the grid) stays. Hold the study's lock."""
+    others (another part of the grid) stays. `ending` is the job that looks now, if it is one: among the `live` ones it
+    will not look again. Hold the study's lock."""
     path, mine = submissions.folder(folder) / WANTED, [run.id for run in runs]
     known = read_json(path, {})
     no_room = [id_ for id_ in known.get("no_room", []) if id_ not in mine] + [run.id for run in waiting]
-    wanted = {"cluster": cluster, "runs": list(dict.fromkeys([*known.get("runs", []), *mine])), "no_room": no_room}
+    wanted = {"cluster": cluster, "runs": list(dict.fromkeys([*known.get("runs", []), *mine])), "no_room": no_room,
+              "ending": sorted({*known.get("ending", []), ending} & live)}
     if wanted != known:
         write_json(path, wanted)
 
 
 def continue_study(study: str, ended: str, anyway: bool = False) -> None:
-    """What the ending job of run `ended` does: submit what had no room, or (`anyway`) what asks for a new job."""
+    """What the ending job of run `ended` does: submit what had no room, or (`anyway`) what asks for a new job.
+
+    An ending job takes up room itself. The last one of a study therefore waits a little for the room of those that end
+    beside it: nobody comes after it."""
     wanted = read_json(submissions.folder(store.study_path(study)) / WANTED, {})
     if not wanted or not (anyway or wanted.get("no_room")):
         return
@@ -188,7 +206,12 @@ def continue_study(study: str, ended: str, anyway: bool = False) -> None:
     ids = set(wanted["runs"])
     runs = [replace(store.desired_of(record), config=Run(record.path).config)
             for record in store.read_study(study).values() if record.id in ids]
-    if cluster.profile.relay:
+    if not cluster.profile.relay:
+        return
+    deadline = time.monotonic() + LINGER
+    cluster.advance(study, _parents_first(runs), ended=ended)
+    while cluster.nobody_follows(study) and time.monotonic() < deadline:
+        time.sleep(PAUSE)
         cluster.advance(study, _parents_first(runs), ended=ended)
 
 
@@ -202,9 +225,3 @@ def _parents_first(runs: Sequence[Desired]) -> list[Desired]:
         for run in ready:
             placed[run.id] = left.pop(run.id)
     return list(placed.values())
-
-
-def _now() -> float:
-    import time
-
-    return time.time()

@@ -23,11 +23,10 @@ def test_120_runs_through_a_queue_of_30(narrow, tmp_path):
 
 
 def test_a_part_without_any_room_is_submitted_by_the_job_of_another(desk):
-    """Also after a further submit of the first part alone. While no job of the study lives, a person has to.
-
-    Of the two jobs that fill the limit one ends well before the other: an ending job takes up room itself."""
+    """Also after a further submit of the first part alone, and where the jobs that fill the limit end at the same time.
+    While no job of the study lives, a person has to."""
     desk.profiled(max_jobs=2)
-    grid = desk.grid("parts", {"train": {"delay": 0.1}}, {"steps": {"key": "train.steps", "values": [80, 180, 3]}})
+    grid = desk.grid("parts", {"train": {"delay": 0.1}}, {"steps": {"key": "train.steps", "values": [100, 101, 3]}})
     other = desk.cluster.run("sbatch", "--parsable", "--array=0-1", "--time=5", "-o", "/dev/null", "--wrap",
                              "sleep 300").strip()
     planned = desk.begira("submit", str(grid), "steps=3")
@@ -35,7 +34,7 @@ def test_a_part_without_any_room_is_submitted_by_the_job_of_another(desk):
     assert "call `begira submit` again" in planned.stdout
     desk.cluster.run("scancel", other)
     desk.until(lambda: not desk.cluster.run("squeue", "-h", "-j", other, check=False).strip(), 20)
-    for part in ("[80,180]", "3", "[80,180]"):
+    for part in ("[100,101]", "3", "[100,101]"):
         done = desk.begira("submit", str(grid), f"steps={part}")
         assert done.returncode == 0 and ("ending jobs submit them" in done.stdout) == (part == "3"), done.stdout
     assert desk.states(grid)["train steps=3"] == "planned", desk.describe(grid)
