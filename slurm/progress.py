@@ -44,10 +44,13 @@ def rows(runs: Sequence[Desired], records: Mapping[str, Stored], current: Mappin
 def _row(run: Desired, record: Stored | None, status: Status, now: float) -> Row:
     row = Row(run.id, run.name, run.stage, str(status.state), status.step, status.total, attempts=status.attempts,
               reason=status.reason, cause=status.cause, job=status.job)
-    if record is None or status.state is not State.RUNNING:
+    if record is None or status.state not in (State.RUNNING, State.DONE):
         return row
     newest = last_metrics(record.path)
     row.loss, row.tokens_per_second = newest.get("loss"), newest.get("tokens_per_second")
+    if status.state is State.DONE:  # its last heartbeat may be older than its end
+        row.step = row.total
+        return row
     beat, last = record.heartbeat, record.attempts[-1] if record.attempts else None
     first = beat.get("first_step")
     if last and row.step is not None and row.total and first is not None and row.step > first:

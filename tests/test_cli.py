@@ -44,6 +44,7 @@ def test_submit_twice_does_nothing(done):
 
 def test_status_and_selectors(done):
     rows = done.json("status", TINY)
+    assert all(row["step"] == row["total"] for row in rows), "what is done has all its steps"
     assert len(rows) == 11 and sum(row["state"] == "done" for row in rows) == 4
     assert [row["name"] for row in done.json("status", TINY, "state=done", "stage=finetune")] == ["finetune r0 llama"]
     assert len(done.json("status", TINY, "target_ratio=[0,0.2]", "backbone=latxa", "target_ratio=> 0.1")) == 2
