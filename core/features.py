@@ -6,8 +6,9 @@ small.
 
 The key covers the encoder's weights, the layer, the image processor and the shards, so any run with the same ones reads
 the file. Images are computed in batches of fixed make-up: what a run reads does not depend on restarts. An image that
-cannot be decoded has no row, and is treated as broken where it would have been without the cache. For the full-size
-study this is no option: its features would fill terabytes.
+cannot be decoded has no row, and is treated as broken where it would have been without the cache. A table that lacks a
+sample which could not be read, though the index calls it sound, is used and not kept. For the full-size study this is
+no option: its features would fill terabytes.
 """
 from __future__ import annotations
 
@@ -53,9 +54,9 @@ def compute(subsets: Mapping[str, Subset], encoder: Encoder, tower: Any, layer: 
         path = subset.folder / f"features-{key}.npz"
         table = _load(path)
         if table is None:
-            table = _table(subset, encoder, tower, layer, select, found, LIMIT - size)
-            with replacing(path) as temporary, open(temporary, "wb") as stream:
-                np.savez(stream, digest=table[0], features=table[1])
+            table, sound = _table(subset, encoder, tower, layer, select, found, LIMIT - size)
+            if sound:
+                _save(path, table)
         size += table[1].nbytes
         found.rows.update(zip((digest.tobytes() for digest in table[0]), table[1], strict=True))
     return found
@@ -63,7 +64,9 @@ def compute(subsets: Mapping[str, Subset], encoder: Encoder, tower: Any, layer: 
 
 @torch.no_grad()
 def _table(subset: Subset, encoder: Encoder, tower: Any, layer: int, select: str, known: Features, room: int
-           ) -> tuple[np.ndarray, np.ndarray]:
+           ) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
+    """Digests and features, and whether every sample that is not flagged as bad could be read."""
+    sound = True
     pending: dict[bytes, np.ndarray] = {}
     done: dict[bytes, np.ndarray] = {}
 
@@ -85,13 +88,21 @@ def _table(subset: Subset, encoder: Encoder, tower: Any, layer: int, select: str
                 done[digest] = known.rows[digest]
             elif digest not in done and digest not in pending:
                 pending[digest] = encoder.pixels(open_image(image))
-        except (Corrupt, OSError, ValueError, SyntaxError):
+        except Corrupt:
+            sound = False
+            continue
+        except (OSError, ValueError, SyntaxError):
             continue
         if len(pending) == BATCH:
             flush()
     flush()
     digests = np.frombuffer(b"".join(done), np.uint8).reshape(-1, 16)
-    return digests, np.stack(list(done.values())) if done else np.zeros((0, 1, 1), np.float32)
+    return (digests, np.stack(list(done.values())) if done else np.zeros((0, 1, 1), np.float32)), sound
+
+
+def _save(path: Path, table: tuple[np.ndarray, np.ndarray]) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, digest=table[0], features=table[1])
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

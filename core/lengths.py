@@ -4,7 +4,8 @@
                                                         fingerprint of the shards they were counted on
 Any number of processes may count at the same time: each writes a complete file and renames it, all of them the same.
 A file of another tokenizer, template, cut or number of image tokens has another name; one of other shards is counted
-anew.
+anew. Counts of shards in which a sample cannot be read that the index calls sound are not kept: once the shards are
+mended their fingerprint is the same, and the counts are not.
 """
 from __future__ import annotations
 
@@ -70,21 +71,27 @@ def lengths(subset: Subset, encoder: Encoder, languages: Iterable[str]) -> dict[
     wanted = [k for k in dict.fromkeys(languages) if k in subset.chars]
     missing = [k for k in wanted if k not in known]
     if missing:
-        known |= _count(subset, encoder, missing)
-        _save(path, subset, known)
+        counted, sound = _count(subset, encoder, missing)
+        known |= counted
+        if sound:
+            _save(path, subset, known)
     return {k: known[k] for k in wanted}
 
 
-def _count(subset: Subset, encoder: Encoder, languages: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _count(subset: Subset, encoder: Encoder, languages: list[str]
+           ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], bool]:
+    """The lengths, and whether every sample that is not flagged as bad could be read."""
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {k: [] for k in languages}
+    sound = True
     for start in range(0, subset.n, _CHUNK):
         rows = range(start, min(start + _CHUNK, subset.n))
         records = [_record(subset, i) for i in rows]
+        sound &= all(record is not None or subset.bad[i] for i, record in zip(rows, records, strict=True))
         for language in languages:
             parts[language].append(encoder.lengths(records, language, subset.images[rows.start:rows.stop].tolist()))
     empty = np.zeros(0, np.int32)
     return {k: (np.concatenate([empty, *(t for t, _ in p)]), np.concatenate([empty, *(v for _, v in p)]))
-            for k, p in parts.items()}
+            for k, p in parts.items()}, sound
 
 
 def _record(subset: Subset, i: int) -> dict | None:

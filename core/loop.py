@@ -230,6 +230,9 @@ class Loop:
         return {**self.spent, "all": self.spent["all"] + (time.monotonic() - self.begun) * self.world.size}
 
     def _check_plan(self) -> None:
+        fingerprint = self.plan.fingerprint
+        if self.world.sum([self.world.share(fingerprint) != fingerprint])[0]:  # one node may see other bytes
+            raise UserError("the ranks found different data: `begira data check` on each node says what is broken")
         if self.point is not None and self.point.state.fingerprint != self.plan.fingerprint:
             changes = "; ".join(self.plan.difference(self.point.state.plan)[:5])
             raise UserError(f"{self.point.folder} belongs to another plan ({changes}): restore data and configuration, "

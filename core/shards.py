@@ -6,9 +6,10 @@
     record, image = subset.read(i)                          # parsed JSON, encoded image bytes or None
     subset.key(i), subset.name                              # "0123456789abcdef", "emoji-eu/name"
 
-`read` raises `Corrupt` for one broken sample (the caller puts a filler in its place); a missing file or index is the
-user's to mend: UserError. Files stay open (few of them, shared by forked workers: `pread` has no position). Not here:
-writing (data_tools.shards), shards behind a URL or a pipe (core.urls), what is made of a sample (core.encode).
+`read` raises `Corrupt` for one broken sample (the caller puts a filler in its place); a file or index that is missing,
+or a shard of another size than the manifest says, is the user's to mend: UserError. Files stay open (few of them,
+shared by forked workers: `pread` has no position). Not here: writing (data_tools.shards), shards behind a URL or a pipe
+(core.urls), what is made of a sample (core.encode).
 """
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ class DataSet:
 
 
 def open_subset(data_root: Path | str, data: str, subset: str) -> Subset:
-    """The subset of `data_root`/`data`. Raises UserError if it is not there, or its index is missing or stale."""
+    """The subset of `data_root`/`data`. Raises UserError if it is not there, a shard is missing or cut short, or its
+    index is missing or stale."""
     return DataSet(Path(data_root) / data).subset(subset)
 
 
@@ -183,8 +185,13 @@ class Subset:
 
 def _index(root: Path, shard: dict[str, Any]) -> dict[str, np.ndarray]:
     path = root / shard["index"]
-    if not (root / shard["file"]).is_file():
-        raise UserError(f"shard {root / shard['file']} is missing: restore it, or build the data set anew")
+    try:
+        size = (root / shard["file"]).stat().st_size
+    except FileNotFoundError as error:
+        raise UserError(f"shard {root / shard['file']} is missing: restore it, or build the data set anew") from error
+    if size != shard["bytes"]:  # half a copy, say
+        raise UserError(f"shard {root / shard['file']} has {size} bytes, the manifest says {shard['bytes']}: restore "
+                        "it, or build the data set anew")
     try:
         with np.load(path) as arrays:
             index = {name: arrays[name] for name in arrays.files}

@@ -177,6 +177,20 @@ def test_lengths_are_counted_once_per_tokenizer_and_data(words, tmp_path, monkey
     assert len(counted) == 5 and not list((folder / "text").glob(".*"))
 
 
+@pytest.mark.parametrize("flagged", [False, True])
+def test_what_cannot_be_read_is_remembered_only_if_the_index_says_so(words, tmp_path, flagged):
+    """A shard that is restored after a bad moment has the fingerprint that it had in it."""
+    folder = toydata.toy(tmp_path, images=10, texts=20)
+    subset, shard = DataSet(folder).subset("text"), folder / "text" / "000000.tar"
+    good = shard.read_bytes()
+    shard.write_bytes(good.replace(b'{"id":"text/3"', b'~"id":"text/3"'))
+    subset.bad[3] = flagged
+    assert lengths(subset, Encoder(words), ("en",))["en"][0].tolist().index(-1) == 3
+    shard.write_bytes(good)
+    subset.close()
+    assert ((lengths(subset, Encoder(words), ("en",))["en"][0] > 0).all()) != flagged
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
 def test_images_of_any_mode_become_rgb(mode):
     if mode == "I;16":

@@ -58,6 +58,16 @@ def test_a_table_is_computed_once_and_holds_every_readable_image(parts, monkeypa
         found(b"no image")
 
 
+def test_a_table_without_what_could_not_be_read_is_not_kept(parts):
+    subsets, encoder, tower = parts
+    shard = subsets["toy/image"].folder / "000000.tar"
+    good = shard.read_bytes()
+    shard.write_bytes(good.replace(b'{"id":"image/5"', b'~"id":"image/5"'))
+    assert len(compute(subsets, encoder, tower, -2, "default", "hash").rows) == 4
+    shard.write_bytes(good)
+    assert len(compute(subsets, encoder, tower, -2, "default", "hash").rows) == 5
+
+
 def test_another_encoder_layer_or_size_is_not_mistaken(parts, monkeypatch):
     subsets, encoder, tower = parts
     compute(subsets, encoder, tower, -2, "default", "hash")

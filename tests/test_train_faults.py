@@ -1,6 +1,7 @@
 """What goes wrong on one rank is known to all before anyone acts: a gradient that is not finite, data that cannot be
 read, a loader that fails. Two gloo ranks."""
 import json
+import os
 import shutil
 
 import pytest
@@ -56,6 +57,19 @@ def failing(path):
 def test_a_loader_that_fails_on_one_rank_ends_the_step_on_all(root):
     failures = run_ranks(failing, 2, finetune_run(root, "failing"), timeout=60, expect_failure=True)
     assert "1 other rank(s) failed to load step 3" in failures[0] and "the disk is gone" in failures[1]
+
+
+def differing(*paths):
+    return trainruns.train(paths[int(os.environ["RANK"])])
+
+
+def test_ranks_that_found_different_data_do_not_train(root):
+    paths = [finetune_run(root, name) for name in ("one", "other")]
+    config = json.loads((paths[1] / "config.yaml").read_text())
+    config["mixture"]["samples"] = 119
+    (paths[1] / "config.yaml").write_text(json.dumps(config))
+    failures = run_ranks(differing, 2, *paths, timeout=60, expect_failure=True)
+    assert len(failures) == 2 and all("the ranks found different data" in f for f in failures), failures
 
 
 def test_data_broken_beyond_the_limit_stops_all_ranks_and_is_named(root):
