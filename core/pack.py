@@ -15,7 +15,11 @@ SWAPS = 8                # exchanges per pack at most
 
 
 def assign(stream: np.ndarray, tokens: np.ndarray, images: np.ndarray, packs: int) -> np.ndarray:
-    """Pack number in [0, packs) of every sample [n] of a window, given in the mixture's order."""
+    """Pack number in [0, packs) of every sample [n] of a window, given in the mixture's order.
+
+    n may be 0: where images and not tokens fix the number of steps, a long sample can reach over a whole window."""
+    if not len(tokens):
+        return np.zeros(0, np.int64)
     running = np.cumsum(tokens)
     middle = running - tokens / 2
     result = np.minimum((middle * packs / max(int(running[-1]), 1)).astype(np.int64), packs - 1)

@@ -68,6 +68,18 @@ def whole_order(plan):
     return np.concatenate([w.stream for w in windows]), np.concatenate([w.columns for w in windows])
 
 
+def test_a_window_that_one_long_sample_reaches_over_is_empty():
+    """Images fix the number of steps, a step has 1,088 tokens, and the longest sample 2,048."""
+    tokens = np.full(4000, 269, np.int32)
+    tokens[::600] = 2048
+    long = Pool("d/s0", "image", np.arange(4000, dtype=np.uint64), np.ones(4000, np.int32), {"en": tokens},
+                {"en": tokens // 2}, "long")
+    plan = Plan(Mixture(samples=4000, sources=sources([1])), Pack(tokens=2048, images=1), 4, {"d/s0": long})
+    assert plan.steps == 1000 and plan.tokens_per_step < 1100
+    steps = [[item.index for pack in plan.batch(step) for item in pack] for step in range(plan.steps)]
+    assert sorted(itertools.chain(*steps)) == list(range(4000)) and 1 <= steps.count([]) <= 7
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_five_sources_over_ten_thousand_packs(five, unit):
     """At every prefix of the order, and so at every step, each share is within one sample of what was asked."""

@@ -124,6 +124,15 @@ def test_the_plan_counts_what_the_loader_gives(ready, encoder):
     assert tokens == sum(v["tokens"] for v in done.values())
 
 
+def test_a_step_without_samples_is_all_filler(root, encoder):
+    mixture = Mixture(samples=160, sources=[Source("toy", "image")])
+    plan, subsets = prepare(mixture, Pack(tokens=256, max_tokens=128, images=1), 1, root, encoder)
+    steps = list(itertools.chain(*Loader(plan, subsets, encoder)))
+    empty = [packed for packed in steps if not packed.keys]
+    assert len(steps) == plan.steps == 160 == sum(packed.samples for packed in steps) and empty
+    assert all(packed.loss_tokens == 0 and packed.input_ids.tolist() == [[encoder.pad_id]] for packed in empty)
+
+
 def test_first_batch_far_into_a_long_run(root, encoder):
     """At sample 10^7 a new process, workers and all, has its first batch in under a second of data time."""
     mixture = Mixture(target_ratio=0.3, samples=20_000_000, sources=[Source("toy", "image")])
