@@ -8,13 +8,14 @@ Which parts are trained is configuration (train.trained); the two stages differ 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from core import lora, parts
 from core.assemble import DTYPES, Assembled, assemble, blank, vision_features
-from core.config import FinetuneConfig, structured
+from core.config import FinetuneConfig, Model, structured
 from core.connector import standardise
 from core.distributed import World, joined
 from core.encode import Encoder
@@ -125,17 +126,28 @@ def _start_connector(run: Run, config: FinetuneConfig, assembled: Assembled, sub
     statistics = None
     inherited = "align" in run.spec.get("parents", {})
     if inherited:
+        _check_inherited(config.model, run.parent("align").path)
         tensors, statistics = load_connector(run.parent("align").path)
         projector = assembled.net.model.multi_modal_projector
         try:
             projector.load_state_dict({name: value.to(assembled.net.dtype) for name, value in tensors.items()})
         except RuntimeError as error:
             raise UserError(f"the connector of {run.parent('align').path} does not fit this model: give both runs the "
-                            "same model.connector, encoder and backbone") from error
+                            "same encoder and backbone") from error
     elif config.model.standardise:
         statistics = measure(assembled, config, subsets, encoder)
     if statistics is not None:
         standardise(assembled.net, *statistics, unfold=inherited)
+
+
+def _check_inherited(model: Model, parent: Path) -> None:
+    """Raise UserError unless the connector in `parent` was trained as one of this kind, on features like these: its
+    tensors may fit all the same."""
+    theirs = parts.read_manifest(parent / "model")["model"]
+    for key in ("connector", "vision_layer", "vision_select"):
+        if theirs[key] != getattr(model, key):
+            raise UserError(f"model.{key} is {getattr(model, key)}, the connector of {parent} was trained with "
+                            f"{theirs[key]}: give both runs the same")
 
 
 @torch.no_grad()
