@@ -2,10 +2,11 @@
 
     checkpoints/step_000400/  state.json  engine/...  [universal/...]
 
-All ranks write into a hidden folder; then the first adds state.json, which lists every file and its size, and renames
-the folder. The state of the data is the step and the fingerprint of its plan; frozen parts are not stored, the model is
-always built from their sources first. At another world size than it was written with, a ZeRO checkpoint is read through
-DeepSpeed's universal format. Not here: what a finished run leaves behind (core.model).
+All ranks write into a hidden folder; then the first adds state.json, which lists every file and its size, renames the
+folder and, when all of it is on the disk, removes the one before. The state of the data is the step and the fingerprint
+of its plan; frozen parts are not stored, the model is always built from their sources first. At another world size than
+it was written with, a ZeRO checkpoint is read through DeepSpeed's universal format. Not here: what a finished run
+leaves behind (core.model).
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ import torch
 from core.distributed import World
 from core.engine import Engine
 from core.errors import UserError
-from core.files import read_json, write_json
+from core.files import flush, read_json, settle, write_json
 from core.run import Run
 
 SCHEMA = 1
@@ -31,7 +32,7 @@ ENGINE, UNIVERSAL = "engine", "universal"
 
 @dataclass
 class State:
-    """All that a run needs besides tensors. `extra` belongs to the monitor (sums since its last record)."""
+    """All that a run needs besides tensors. `extra` is what core.loop and its monitor have summed up so far."""
 
     step: int = 0                    # finished optimiser steps
     fingerprint: str = ""            # of the plan
@@ -85,14 +86,14 @@ def save(run: Run, engine: Engine, world: World, state: State, keep: int) -> Pat
     engine.deepspeed.save_checkpoint(str(hidden), tag=ENGINE, save_latest=False, exclude_frozen_parameters=True)
     for path in _files(hidden):  # by every rank what it has written: another node's cache is not flushed from here
         if world.first or f"pp_rank_{world.rank}_" in path.name:
-            _flush(path)
+            flush(path)
     world.barrier()
     if world.first:
         state.world, state.stage = world.size, engine.stage
         state.files = {str(path.relative_to(hidden)): path.stat().st_size for path in _files(hidden)}
         write_json(hidden / "state.json", asdict(state))
         run.check_fence()
-        os.rename(hidden, final)
+        settle(hidden, final)
         _prune(run, max(keep, 1))
     world.barrier()
     return final
@@ -139,7 +140,7 @@ def _convert(folder: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{folder} could not be converted for another world size:\n{done.stderr[-2000:]}")
-    os.rename(hidden, target)
+    settle(hidden, target)
 
 
 def _read_state(folder: Path) -> State | None:
@@ -158,14 +159,6 @@ def _read_state(folder: Path) -> State | None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _prune(run: Run, keep: int) -> None:

@@ -1,4 +1,7 @@
-"""Writing files so that nobody ever sees half of one: a temporary name in the same folder, then rename."""
+"""Writing files so that nobody ever sees half of one: a temporary name in the same folder, then rename.
+
+What has its name is on the disk: a node that dies the moment after loses nothing, and what a new file makes superfluous
+may be removed."""
 from __future__ import annotations
 
 import errno
@@ -27,18 +30,39 @@ def naming_a_full_disk(path: Path | str) -> Iterator[None]:
         raise
 
 
+def flush(path: Path) -> None:
+    """Have the bytes of a file, or the names in a folder, written to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do it to folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Rename a finished file or folder to `path`, all of it on the disk before and the new name after."""
+    for inner in (*temporary.rglob("*"), temporary):
+        flush(inner)
+    os.replace(temporary, path)
+    flush(path.parent)
+
+
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, settled: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
-    Raises UserError, naming the file, when the disk or the quota is full."""
+    settled: see `settle`; False for what is out of date in a second. Raises UserError, naming the file, when the disk
+    or the quota is full."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with naming_a_full_disk(path):
             yield temporary
-            os.replace(temporary, path)
+            settle(temporary, path) if settled else os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -52,21 +76,23 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
     try:
         with naming_a_full_disk(path):
             yield temporary
+            for inner in temporary.rglob("*"):  # which may take long: before `path` is gone for a moment
+                flush(inner)
             if path.exists():
                 os.replace(path, old)
-            os.replace(temporary, path)
+            settle(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(path: Path | str, text: str) -> None:
-    with replacing(path) as temporary:
+def write_text(path: Path | str, text: str, settled: bool = True) -> None:
+    with replacing(path, settled) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+def write_json(path: Path | str, value: Any, settled: bool = True) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", settled)
 
 
 def read_json(path: Path | str, default: Any = None) -> Any:

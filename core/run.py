@@ -95,7 +95,7 @@ class Run:
         self.check_fence()
         write_json(self.path / "heartbeat.json",
                    {"attempt": self.attempt, "time": now, "step": step, "total": total, "phase": phase,
-                    "first_step": self._first, **extra})
+                    "first_step": self._first, **extra}, settled=False)
 
     def log(self, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl. A record of training holds "step"."""

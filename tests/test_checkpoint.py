@@ -1,6 +1,7 @@
 """A run that is stopped or killed goes on as if nothing had happened, also with another number of ranks; half a
 checkpoint is never taken for one; what cannot go on says why."""
 import json
+import os
 import random
 import shutil
 import time
@@ -115,6 +116,35 @@ def test_the_newest_complete_ones_are_kept_and_the_rest_goes(tmp_path):
     fake(tmp_path, 16).rename(tmp_path / "checkpoints" / ".step_000016.tmp")
     checkpoint._prune(Run(tmp_path), 2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000008", "step_1000000"]
+
+
+def recorded(path):
+    """Train and tell, in order, what was flushed, renamed and removed."""
+    events, fsync, replace, rmtree = [], os.fsync, os.replace, shutil.rmtree
+
+    def spy(kind, real, place):
+        def told(target, *more, **options):
+            events.append((kind, place(target), *map(str, more)))
+            return real(target, *more, **options)
+        return told
+
+    os.fsync = spy("flush", fsync, lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    os.replace, shutil.rmtree = spy("rename", replace, str), spy("remove", rmtree, str)
+    trainruns.train(path)
+    return events
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_goes(root):
+    path = finetune_run(root, "durable", zero_stage=1)
+    first, second = run_ranks(recorded, 2, path)
+    folder = path / "checkpoints"
+    hidden = folder / ".step_000008.tmp"
+    renamed = first.index(("rename", str(hidden), str(folder / "step_000008")))
+    wanted = {hidden, hidden / "state.json", hidden / "engine", hidden / "engine" / "mp_rank_00_model_states.pt"}
+    assert {event[1] for event in first[:renamed] if event[0] == "flush"} >= set(map(str, wanted))
+    removed = first.index(("remove", str(folder / "step_000004")), renamed)
+    assert ("flush", str(folder)) in first[renamed:removed]
+    assert any(event[1].startswith(f"{hidden}/engine/zero_pp_rank_1_") for event in second if event[0] == "flush")
 
 
 def test_what_cannot_go_on_says_why(root):
