@@ -23,7 +23,7 @@ import torch
 from core.distributed import World
 from core.engine import Engine
 from core.errors import UserError
-from core.files import flush, read_json, settle, write_json
+from core.files import flush, naming_a_full_disk, read_json, settle, write_json
 from core.run import Run
 
 SCHEMA = 1
@@ -72,7 +72,7 @@ def latest(run: Run) -> Checkpoint | None:
 def save(run: Run, engine: Engine, world: World, state: State, keep: int) -> Path:
     """Write the checkpoint of `state.step`; keep the newest `keep` (at least one). Every rank calls it.
 
-    Raises Fenced, before anything is written, if a newer attempt owns the run."""
+    Raises Fenced, before anything is written, if a newer attempt owns the run; UserError if the disk is full."""
     final = folder_of(run, state.step)
     if world.share(_read_state(final) is not None if world.first else None):
         return final
@@ -83,10 +83,11 @@ def save(run: Run, engine: Engine, world: World, state: State, keep: int) -> Pat
         shutil.rmtree(final, ignore_errors=True)  # an incomplete one
         hidden.mkdir(parents=True)
     world.barrier()
-    engine.deepspeed.save_checkpoint(str(hidden), tag=ENGINE, save_latest=False, exclude_frozen_parameters=True)
-    for path in _files(hidden):  # by every rank what it has written: another node's cache is not flushed from here
-        if world.first or f"pp_rank_{world.rank}_" in path.name:
-            flush(path)
+    with naming_a_full_disk(final):
+        engine.deepspeed.save_checkpoint(str(hidden), tag=ENGINE, save_latest=False, exclude_frozen_parameters=True)
+        for path in _files(hidden):  # by every rank what it has written: another node's cache is not flushed from here
+            if world.first or f"pp_rank_{world.rank}_" in path.name:
+                flush(path)
     world.barrier()
     if world.first:
         state.world, state.stage = world.size, engine.stage
@@ -137,10 +138,11 @@ def _convert(folder: Path) -> None:
                "--output_folder", str(hidden), "--inject_missing_state", "--num_extract_workers", "1",
                "--num_merge_workers", "1"]
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{folder} could not be converted for another world size:\n{done.stderr[-2000:]}")
-    settle(hidden, target)
+    with naming_a_full_disk(target):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{folder} could not be converted for another world size:\n{done.stderr[-2000:]}")
+        settle(hidden, target)
 
 
 def _read_state(folder: Path) -> State | None:

@@ -17,17 +17,46 @@ from typing import Any
 
 from core.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNSAID = ("inline_container", "iostream error", "PytorchStreamWriter failed")  # torch: it failed, and not why
+
 
 @contextmanager
 def naming_a_full_disk(path: Path | str) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" into a UserError that names what was being written."""
+    """Turn "no space left" and "quota exceeded", also where torch keeps them to itself, into a UserError that names
+    what was being written. Its cause is an OSError that has the number."""
     try:
         yield
-    except Exception as error:  # safetensors has an exception of its own
-        if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            raise UserError(f"no space left while writing {path}: free some or choose another folder, then repeat the "
-                            "command; finished work is kept") from error
-        raise
+    except Exception as error:
+        full = _full(error, Path(path).parent)
+        if full is None:
+            raise
+        raise UserError(f"no space left while writing {path} ({os.strerror(full.errno)}): free some or choose another "
+                        "folder, then repeat the command; finished work is kept") from full
+
+
+def _full(error: Exception, folder: Path) -> OSError | None:
+    """What shows that `folder` takes no more, if that is why there was an error."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error
+    for number in _FULL:
+        if os.strerror(number) in str(error):  # an exception of safetensors', or what a child process said
+            return OSError(number, str(error))
+    return _probe(folder) if any(words in str(error) for words in _UNSAID) else None
+
+
+def _probe(folder: Path) -> OSError | None:
+    """Why a file of a MiB cannot be written to `folder`; None if it can, or for another reason than its size."""
+    path = folder / f".probe.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(path, "wb") as stream:
+            stream.write(bytes(1 << 20))
+        flush(path)
+    except OSError as error:
+        return error if error.errno in _FULL else None
+    finally:
+        path.unlink(missing_ok=True)
+    return None
 
 
 def flush(path: Path) -> None:

@@ -18,7 +18,7 @@ from core.run import Run
 def save_state(run: Run, step: int, state: dict[str, Any]) -> None:
     """Write the state of `step` and, once it is on the disk, remove those before it.
 
-    Raises Fenced if a newer attempt owns the run."""
+    Raises Fenced if a newer attempt owns the run; UserError if the disk is full."""
     run.check_fence()
     older = _files(run)
     with replacing(run.path / "checkpoints" / f"step_{step:06d}") as temporary:

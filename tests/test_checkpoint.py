@@ -1,8 +1,10 @@
 """A run that is stopped or killed goes on as if nothing had happened, also with another number of ranks; half a
 checkpoint is never taken for one; what cannot go on says why."""
+import errno
 import json
 import os
 import random
+import resource
 import shutil
 import time
 
@@ -145,6 +147,28 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_goes(root):
     removed = first.index(("remove", str(folder / "step_000004")), renamed)
     assert ("flush", str(folder)) in first[renamed:removed]
     assert any(event[1].startswith(f"{hidden}/engine/zero_pp_rank_1_") for event in second if event[0] == "flush")
+
+
+def cramped(path, size):
+    """Train where no file may become larger than `size` bytes, as if the disk was full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        trainruns.train(path)
+    except UserError as error:
+        return error.__cause__.errno, str(error)
+
+
+def test_a_full_disk_is_named_and_no_fault_of_the_code(root):
+    path = finetune_run(root, "cramped")
+    (number, message), = run_ranks(cramped, 1, path, 100_000)
+    assert number == errno.EFBIG
+    assert message.startswith(f"no space left while writing {path}/checkpoints/step_000004 (File too large): ")
+    assert latest(Run(path)) is None
+    change(path, zero_stage=1)
+    assert run(path, 2, 4, 0) == ["stopped at 4"] * 2
+    (number, message), = run_ranks(cramped, 1, path, 10_000)
+    assert number == errno.EFBIG and f"no space left while writing {path}/checkpoints/step_000004/universal" in message
+    run(path, 1)
 
 
 def test_what_cannot_go_on_says_why(root):

@@ -1,9 +1,22 @@
 """Files that nobody sees half of, not even after a node's death: on the disk before they have their name."""
+import errno
 import os
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from core import files
+from core.errors import UserError
+
+
+def limited(work, size, *arguments):
+    """`work(*arguments)` in a process whose files cannot become larger than `size` bytes, as if the disk was full."""
+    with ProcessPoolExecutor(1, get_context("fork"), resource.setrlimit, (resource.RLIMIT_FSIZE, (size, size))) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 @pytest.fixture
@@ -46,3 +59,28 @@ def test_a_folder_is_on_the_disk_with_all_that_is_in_it(tmp_path, told):
 def test_what_is_out_of_date_in_a_second_costs_no_wait(tmp_path, told):
     files.write_json(tmp_path / "heartbeat.json", {}, settled=False)
     assert [kind for kind, *_ in told] == ["rename"]
+
+
+def plain(_, path):
+    path.write_bytes(bytes(400_000))
+
+
+def write(how, path):
+    """The number behind the UserError that a full disk gives."""
+    try:
+        with files.replacing(path) as temporary:
+            how({"a": torch.zeros(100_000)}, temporary)
+    except UserError as error:
+        assert str(error).startswith(f"no space left while writing {path} (File too large): ")
+        return error.__cause__.errno
+
+
+@pytest.mark.parametrize("how", [torch.save, save_file, plain])
+def test_a_full_disk_is_named_whoever_meets_it(tmp_path, how):
+    assert limited(write, 200_000, how, tmp_path / "state") == errno.EFBIG
+    assert not list(tmp_path.iterdir()) and write(how, tmp_path / "state") is None
+
+
+def test_what_torch_fails_at_with_room_left_is_no_full_disk(tmp_path):
+    with pytest.raises(RuntimeError, match="unexpected pos"), files.replacing(tmp_path / "state"):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")

@@ -124,7 +124,7 @@ def test_a_copy_that_does_not_come_to_an_end_is_removed(tmp_path):
             f"print(staging.copy(Path({str(source)!r}), {{'sha256': 'ab', 'bytes': 4 << 20}}, "
             f"Path({str(tmp_path / 'node')!r}), 0))")
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert "too large" in said.stdout, said
+    assert "File too large" in said.stdout, said
     assert [path.name for path in (tmp_path / "node").iterdir()] == ["ab.lock"]
 
 
