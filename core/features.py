@@ -4,11 +4,11 @@ small.
     data/<name>/<subset>/features-<key>.npz      digest: uint8 [images, 16]; features: float32 [images, tokens,
     channels]
 
-The key covers the encoder's weights, the layer, the image processor and the shards, so any run with the same ones reads
-the file. Images are computed in batches of fixed make-up: what a run reads does not depend on restarts. An image that
-cannot be decoded has no row, and is treated as broken where it would have been without the cache. A table that lacks a
-sample which could not be read, though the index calls it sound, is used and not kept. For the full-size study this is
-no option: its features would fill terabytes.
+The key covers the encoder's weights, the dtype it runs in, the layer, the image processor and the shards, so any run
+with the same ones reads the file. Images are computed in batches of fixed make-up: what a run reads does not depend on
+restarts. An image that cannot be decoded has no row, and is treated as broken where it would have been without the
+cache. A table that lacks a sample which could not be read, though the index calls it sound, is used and not kept. For
+the full-size study this is no option: its features would fill terabytes.
 """
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compute(subsets: Mapping[str, Subset], encoder: Encoder, tower: Any, layer: 
     weights: hash of the tower's (core.parts.weights_hash). An image that several subsets hold is computed once. Raises
     UserError where the tables would be larger than LIMIT."""
     found, size = Features(), 0
-    settings = f"{weights} {layer} {select} {encoder.pixels.processor.to_json_string()}"
+    settings = f"{weights} {tower.dtype} {layer} {select} {encoder.pixels.processor.to_json_string()}"
     for subset in (s for s in subsets.values() if s.images.any()):
         key = hashlib.sha256(f"{settings} {subset.fingerprint}".encode()).hexdigest()[:16]
         path = subset.folder / f"features-{key}.npz"

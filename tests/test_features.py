@@ -68,11 +68,12 @@ def test_a_table_without_what_could_not_be_read_is_not_kept(parts):
     assert len(compute(subsets, encoder, tower, -2, "default", "hash").rows) == 5
 
 
-def test_another_encoder_layer_or_size_is_not_mistaken(parts, monkeypatch):
+def test_another_encoder_layer_dtype_or_size_is_not_mistaken(parts, monkeypatch):
     subsets, encoder, tower = parts
     compute(subsets, encoder, tower, -2, "default", "hash")
     compute(subsets, encoder, tower, -1, "default", "hash")
-    assert len(list(subsets["toy/image"].folder.glob("features-*.npz"))) == 2
+    compute(subsets, encoder, tower.to(torch.bfloat16), -1, "default", "hash")
+    assert len(list(subsets["toy/image"].folder.glob("features-*.npz"))) == 3
     monkeypatch.setattr("core.features.LIMIT", 100)
     with pytest.raises(UserError, match=r"more than 0 GiB: set runtime.cache_features=false"):
         compute(subsets, encoder, tower, -1, "default", "another")
