@@ -47,5 +47,5 @@ def read(path: Path | str) -> Any:
         return open_image(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"no image {path}: name a PNG, JPEG or WebP file") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): name a PNG, JPEG or WebP file") from error

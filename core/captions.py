@@ -17,9 +17,9 @@ import torch
 
 from core.config import Source
 from core.errors import UserError
+from core.lengths import CORRUPT_SHARE
 from core.pixels import open_image
-
-MAX_SHARE_UNREADABLE = 0.05
+from core.shards import Corrupt, open_subset
 
 
 @dataclass
@@ -61,18 +61,17 @@ def words(text: str) -> list[str]:
 def collect(sources: list[Source], data_root: Path | str, size: int, language: str) -> Captions:
     """Read the images of `sources` and their texts in `language` (`options[answer]` of evaluation items).
 
-    Unreadable images are left out. Raises UserError if more than 5 % are, or nothing is left."""
-    from core.shards import Corrupt, open_subset
-
+    Samples that the index marks as bad are left out, and so are unreadable ones. Raises UserError if more than 5 % are
+    unreadable, or nothing is left."""
     images: dict[bytes, tuple[np.ndarray, str]] = {}
     phrases: dict[str, dict[str, None]] = {}
     unreadable = total = 0
     for number, source in enumerate(sources):
         subset = open_subset(data_root, source.data, source.subset)
-        for position in range(subset.n):
+        for position in np.flatnonzero(~subset.bad):
             total += 1
             try:
-                record, image = subset.read(position)
+                record, image = subset.read(int(position))
                 text = caption(record, language)
                 if image is None or text is None:
                     continue
@@ -84,9 +83,9 @@ def collect(sources: list[Source], data_root: Path | str, size: int, language: s
                 elif digest in images:
                     own = phrases[images[digest][1]]
                     own.update((phrase.strip(), None) for phrase in text.split(",") if phrase.strip())
-            except (Corrupt, OSError, ValueError):
+            except (Corrupt, OSError, ValueError, LookupError, TypeError, AttributeError):
                 unreadable += 1
-    if not images or unreadable > MAX_SHARE_UNREADABLE * total:
+    if not images or unreadable > CORRUPT_SHARE * total:
         raise UserError(f"{unreadable} of {total} samples of {', '.join(f'{s.data}/{s.subset}' for s in sources)} are "
                         f"unreadable and {len(images)} have an image with a '{language}' text: see `begira data check`")
     names = list(phrases)

@@ -91,7 +91,7 @@ def _table(subset: Subset, encoder: Encoder, tower: Any, layer: int, select: str
         except Corrupt:
             sound = False
             continue
-        except (OSError, ValueError, SyntaxError):
+        except (OSError, ValueError):
             continue
         if len(pending) == BATCH:
             flush()

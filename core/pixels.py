@@ -17,6 +17,15 @@ MAX_PIXELS = 64 << 20    # more than this is refused before it is decoded
 
 def open_image(data: bytes) -> Any:
     """The PIL image in mode RGB. Raises ValueError or OSError for what is no image, is cut short, or is too large."""
+    try:
+        return _rgb(data)
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise what they like on broken files
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _rgb(data: bytes) -> Any:
     from PIL import Image
 
     image = Image.open(io.BytesIO(data))

@@ -5,6 +5,7 @@ backbone that goes on in that language. Nothing here is used with a pretrained b
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from core.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+log = logging.getLogger(__name__)
 BEGIN, HEADER, HEADER_END = "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"
 END, PAD, IMAGE = "<|eot_id|>", "<|finetune_right_pad_id|>", "<image>"
 SPECIAL = (BEGIN, HEADER, HEADER_END, END, PAD, IMAGE)
@@ -73,7 +75,8 @@ def study_texts(options: Tokenizer, data_root: Path | str, base: str, target: st
     """`options.characters` characters of text, `options.target_share` of them in the target language.
 
     Samples come in the order of their id hashes, so that the choice depends on no file order. A language with less
-    text than its share gives what it has."""
+    text than its share gives what it has. Samples that the index marks as bad are left out, and so are unreadable ones.
+    Raises UserError if more than 5 % are unreadable."""
     for language, share in ((base, 1.0 - options.target_share), (target, options.target_share)):
         budget = int(options.characters * share)
         for text in _in_hash_order(options.sources, data_root, language):
@@ -86,15 +89,27 @@ def study_texts(options: Tokenizer, data_root: Path | str, base: str, target: st
 def _in_hash_order(sources: list[Source], data_root: Path | str, language: str) -> Iterator[str]:
     import numpy
 
-    from core.shards import DataSet
+    from core.lengths import CORRUPT_SHARE
+    from core.shards import Corrupt, DataSet
 
     subsets = [DataSet(Path(data_root) / source.data).subset(source.subset) for source in sources]
     owner = numpy.concatenate([numpy.full(len(subset), number) for number, subset in enumerate(subsets)])
     inside = numpy.concatenate([numpy.arange(len(subset)) for subset in subsets])
+    bad = numpy.concatenate([subset.bad for subset in subsets])
     order = numpy.argsort(numpy.concatenate([subset.id_hash for subset in subsets]), kind="stable")
-    for position in order:
-        record = subsets[owner[position]].record(int(inside[position]))
-        yield from turn_texts(record, language)
+    unreadable = 0
+    for position in order[~bad[order]]:
+        subset, place = subsets[owner[position]], int(inside[position])
+        try:
+            texts = list(turn_texts(subset.record(place), language))
+        except (Corrupt, LookupError, TypeError, AttributeError) as error:
+            unreadable += 1
+            log.warning("%s is left out of the tokenizer's text (%s)", subset.key(place), error)
+            if unreadable > CORRUPT_SHARE * len(order):
+                raise UserError(f"{unreadable} of {len(order)} samples of tokenizer.sources are unreadable, the last "
+                                f"in {subset.name}: `begira data check` says why; `--mark` leaves them out") from error
+            continue
+        yield from texts
 
 
 def turn_texts(record: dict[str, Any], language: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Stage `backbone`: a language model from text alone, its continuation in another language, and its tokenizer."""
 import json
 
+import numpy as np
 import pytest
 import torch
 import toydata
@@ -150,3 +151,21 @@ def test_the_target_language_has_its_share_of_the_tokenizers_text(data):
     for text in study_texts(options, data, "en", "eu"):
         count[set(text.split()) <= basque] += len(text)
     assert count[True] / sum(count.values()) == pytest.approx(0.2, abs=0.05)
+
+
+def test_broken_samples_are_left_out_of_the_tokenizers_text_marked_or_not(tmp_path):
+    shard = toydata.write(tmp_path, {"text": [toydata.text_sample(i) for i in range(40)]}) / "text" / "000000.tar"
+    options = Tokenizer(sources=[Source("toy", "text")])
+    whole = list(study_texts(options, tmp_path, "en", "eu"))
+    good = shard.read_bytes()
+    shard.write_bytes(good.replace(b'{"id":"text/3"', b'~"id":"text/3"').replace(b'"turns"', b'"tunrs"', 1))
+    assert len(whole) == 80 and len(list(study_texts(options, tmp_path, "en", "eu"))) == 76
+    shard.write_bytes(shard.read_bytes().replace(b'{"id":"text/5"', b'~"id":"text/5"'))
+    with pytest.raises(UserError, match=r"3 of 40 samples of tokenizer\.sources are unreadable, the last in toy/text"):
+        list(study_texts(options, tmp_path, "en", "eu"))
+    index = shard.with_name("000000.idx.npz")
+    with np.load(index) as arrays:
+        columns = dict(arrays)
+    columns["bad"][5] = 1
+    np.savez(index, **columns)
+    assert len(list(study_texts(options, tmp_path, "en", "eu"))) == 74

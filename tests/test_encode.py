@@ -1,5 +1,7 @@
 """From a record to ids, loss mask and pixels: exact spans, Llama-3's template, images, what is broken is named."""
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -208,25 +210,34 @@ def test_transparency_lies_on_white():
     assert np.asarray(open_image(stream.getvalue())).min() == 255
 
 
+def png(*chunks):
+    """A PNG of these (kind, body), whatever they are."""
+    parts = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+             for kind, body in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def header(width, height):
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
+ROWS = zlib.compress(bytes(16 * 49), 0)
+# PIL raises a SyntaxError
+DAMAGED = png(header(16, 16), (b"IDAT", ROWS[:200]), (b"\0\0\0\0", ROWS[200:]), (b"IEND", b""))
+
+
 @pytest.mark.parametrize(("data", "error"), [
-    (b"", OSError), (b"no image", OSError), (toydata.picture(1, 64)[:2000], OSError),
+    (b"", OSError), (DAMAGED, ValueError), (b"no image", OSError), (toydata.picture(1, 64)[:2000], OSError),
     (toydata.picture(1, 64, "JPEG")[:1500], OSError)])
 def test_broken_images_raise(data, error):
     with pytest.raises(error):
         open_image(data)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded():
-    import struct
-    import zlib
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", 9_000, 9_000, 8, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    with pytest.raises(ValueError, match="9000 x 9000 pixels"):
-        open_image(data)
+@pytest.mark.parametrize(("side", "says"), [(9_000, "9000 x 9000 pixels"), (40_000, "1600000000 pixels")])
+def test_a_bomb_is_refused_before_it_is_decoded(side, says):
+    with pytest.raises(ValueError, match=says):
+        open_image(png(header(side, side), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")))
 
 
 @pytest.mark.parametrize("kind", ["plain", "crop"])

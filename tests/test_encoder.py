@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_data_check import bomb
 
 from core import encoder as stage
 from core import stop
@@ -151,6 +152,27 @@ def test_keywords_of_the_same_image_become_phrases_of_its_name(data):
     assert pairs.phrases[pairs.names.index("red bar")] == ["red bar", "red", "bar", "drawing"]
     generator = torch.Generator().manual_seed(0)
     assert not torch.equal(pairs.draw_phrases(generator), pairs.draw_phrases(generator))
+
+
+def test_broken_samples_are_left_out_marked_or_not(tmp_path):
+    sound = [(f"{colour} {shape}", picture(colour, shape, shift)) for colour in COLOURS for shape in SHAPES
+             for shift in range(2)]
+    samples = [Sample({"id": str(i), "source": "t", "license": "CC0", "meta": {}, "turns": turns(name)}, image)
+               for i, (name, image) in enumerate([*sound, ("marked", bomb()), ("bomb", bomb())])]
+    with building(tmp_path / "toy", "toy", ["en"]) as writer:
+        writer.subset("name", "image", samples)
+        writer.finish([])
+    index = tmp_path / "toy" / "name" / "000000.idx.npz"
+    with np.load(index) as arrays:
+        columns = dict(arrays)
+    columns["bad"][-2] = 1
+    np.savez(index, **columns)
+    found = collect([Source("toy", "name")], tmp_path, 48, "en")
+    assert len(found.names) == 12 and not {"marked", "bomb"} & set(found.names)
+    columns["bad"][-2] = 0
+    np.savez(index, **columns)
+    with pytest.raises(UserError, match="2 of 26 samples of toy/name are unreadable"):
+        collect([Source("toy", "name")], tmp_path, 48, "en")
 
 
 def test_no_text_in_the_language_is_the_users_mistake(data):
