@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from core.config_mixture import Mixture, Pack, Source
 from core.errors import UserError
-from core.structured import at_least, hints, rebuilt, structured
+from core.parts import NAMES
+from core.structured import hints, rebuilt, require, require_share, structured
 
 
 @dataclass
@@ -37,8 +39,9 @@ class Runtime:
     stage_to: str = ""               # a node's own disk, e.g. $TMPDIR, to copy the shards to (core.staging); "": not
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "runtime", "nodes", "ranks_per_node", "threads", "micro_batch", "save_every", "log_every")
-        at_least(self, 0, "runtime", "workers", "zero_stage", "keep_checkpoints", "time_minutes", "memory_gb")
+        require("runtime.", self, nodes=1, ranks_per_node=1, threads=1, workers=0, micro_batch=1,
+                zero_stage=(0, 1, 2, 3), save_every=1, keep_checkpoints=0, log_every=1, time_minutes=0,
+                signal_seconds=0, memory_gb=0)
 
 
 @dataclass
@@ -70,64 +73,8 @@ class Model:
     vision_select: str = "default"   # default: patches without CLS | full: every token (SigLIP, LeViT)
     standardise: bool = False        # fold a per-channel standardisation of the features into the connector
 
-
-@dataclass
-class Source:
-    """One subset of a data set, e.g. data="emoji-eu", subset="name"."""
-
-    data: str = ""
-    subset: str = ""
-    weight: float = 1.0              # share among its kind (image sources, text-only sources)
-
-
-@dataclass
-class TextOnly:
-    """The second axis: text-only data on top of the image-text samples."""
-
-    language: str = "none"           # none | base | target | both
-    share: float = 0.0               # of all samples (in `Mixture.unit`); image-text samples stay the same in number
-    sources: list[Source] = field(default_factory=list)
-
-
-@dataclass
-class Mixture:
-    """What is read, in which order. A pure function of this and nothing else."""
-
-    base_language: str = "en"
-    target_language: str = "eu"
-    target_ratio: float = 0.0        # share of the image-text samples whose text is in the target language
-    unit: str = "sample"             # sample | token | loss_token: what every share and ratio counts
-    samples: int = 16000             # image-text samples read in all (text-only comes on top)
-    sources: list[Source] = field(default_factory=list)
-    text_only: TextOnly = field(default_factory=TextOnly)
-    supervise: str = "assistant"     # assistant: answers only | all: every token (language modelling)
-    seed: int = 0
-
     def __post_init__(self) -> None:
-        for name, share in (("target_ratio", self.target_ratio), ("text_only.share", self.text_only.share)):
-            if not 0 <= share <= 1:
-                raise UserError(f"mixture.{name} is {share}: it must lie in 0..1")
-        if self.text_only.language not in ("none", "base", "target", "both"):
-            raise UserError(f"mixture.text_only.language is '{self.text_only.language}': choose none, base, target or "
-                            "both")
-        at_least(self, 1, "mixture", "samples")
-        for source in [*self.sources, *self.text_only.sources]:
-            if source.weight <= 0:
-                raise UserError(f"the weight of source {source.data}/{source.subset} is {source.weight}: it must be "
-                                "above 0")
-
-
-@dataclass
-class Pack:
-    """Samples of a window are laid into packs of nearly equal cost; a global batch is a number of packs."""
-
-    tokens: int = 2048               # tokens per pack, on average over a window
-    window: int = 1                  # global batches that are packed together; 1 keeps every share exact at every step
-    max_tokens: int = 2048           # a single sample longer than this is cut at its end
-    images: int = 16                 # images per pack, on average at most
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "pack", "tokens", "window", "max_tokens", "images")
+        require("model.", self, connector=("linear", "mlp2x_gelu"), vision_select=("default", "full"))
 
 
 @dataclass
@@ -153,7 +100,17 @@ class Train:
     seed: int = 0                    # initialisation
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "train", "global_batch")
+        require("train.", self, lora_rank=0, global_batch=1, schedule=("cosine", "constant"), weight_decay=0, clip=0,
+                dtype=("bfloat16", "float32"), skip_bad_steps=0)
+        require_share("train.warmup", self.warmup)
+        if not self.trained or not set(self.trained) <= set(NAMES):
+            raise UserError(f"train.trained is {self.trained}: name at least one of {', '.join(NAMES)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"train.betas is {self.betas}: give two numbers from 0 up to, not including, 1")
+        for part in self.trained:
+            if not getattr(self.lr, part) > 0:
+                raise UserError(f"train.lr.{part} is {getattr(self.lr, part)}: give it a rate above 0, or take {part} "
+                                "out of train.trained")
 
 
 @dataclass
@@ -238,6 +195,11 @@ class EvaluateConfig:
     batch: int = 64                  # sequences per forward pass
     dtype: str = "float32"           # float32 | bfloat16
     runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        require("", self, blanks=1, max_new_tokens=1, unit=1, batch=1, dtype=("float32", "bfloat16"))
+        if not self.languages:
+            raise UserError("languages is empty: name at least one, as en")
 
 
 @dataclass

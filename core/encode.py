@@ -76,8 +76,6 @@ class Encoder:
                  supervise: str = "assistant", date: str = DATE):
         if not getattr(tokenizer, "is_fast", False):
             raise UserError(f"tokenizer {type(tokenizer).__name__} is no fast one (tokenizer.json): convert it first")
-        if supervise not in ("assistant", "all"):
-            raise UserError(f"mixture.supervise is '{supervise}': choose assistant or all")
         self.tokenizer, self.image_tokens, self.max_tokens = tokenizer, image_tokens, max_tokens
         self.supervise, self.date = supervise, date
         self.pixels = Pixels(image_processor) if image_processor is not None else None

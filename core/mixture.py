@@ -61,7 +61,6 @@ class Plan:
     """See the module. Raises UserError for a mixture that the data cannot serve."""
 
     def __init__(self, mixture: Mixture, pack: Pack, global_batch: int, pools: Mapping[str, Pool]):
-        _check(mixture, pack, global_batch)
         self.mixture, self.pack, self.global_batch, self.pools = mixture, pack, global_batch, dict(pools)
         shares = make_streams(mixture, UNITS[mixture.unit], self.pools)
         self.streams = [share.stream for share in shares]
@@ -188,16 +187,6 @@ def check_world(global_batch: int, world: int, micro_batch: int = 1) -> None:
     if global_batch % (world * micro_batch):
         raise UserError(f"train.global_batch {global_batch} is not a multiple of {world} ranks x runtime.micro_batch "
                         f"{micro_batch}: change one of them")
-
-
-def _check(mixture: Mixture, pack: Pack, global_batch: int) -> None:
-    if mixture.unit not in UNITS:
-        raise UserError(f"mixture.unit is '{mixture.unit}': choose {', '.join(UNITS)}")
-    if global_batch < 1 or pack.window < 1 or pack.tokens < 1 or pack.images < 1:
-        raise UserError("train.global_batch, pack.window, pack.tokens and pack.images must be at least 1")
-    if pack.max_tokens > pack.tokens:
-        raise UserError(f"pack.max_tokens {pack.max_tokens} is larger than pack.tokens {pack.tokens}: "
-                        "raise pack.tokens or cut samples shorter")
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:

@@ -48,11 +48,23 @@ def hints(schema: type) -> dict[str, Any]:
     return typing.get_type_hints(schema)
 
 
-def at_least(section: Any, limit: int, place: str, *names: str) -> None:
-    """UserError unless these fields of the dataclass at `place` have that value or a larger one."""
-    for name in names:
-        if getattr(section, name) < limit:
-            raise UserError(f"{place}.{name} is {getattr(section, name)}: it must be at least {limit}")
+def require(place: str, section: Any, **limits: float | tuple[Any, ...]) -> None:
+    """UserError unless each of these fields of a dataclass is among the values of its tuple, or at least its number.
+
+    place: what stands before the field in a configuration, e.g. "train."; "" at top level."""
+    for name, limit in limits.items():
+        value = getattr(section, name)
+        if isinstance(limit, tuple):
+            if value not in limit:
+                raise UserError(f"{place}{name} is '{value}': choose {', '.join(map(str, limit))}")
+        elif not value >= limit:  # also where it is no number at all (.nan)
+            raise UserError(f"{place}{name} is {value}: it must be at least {limit}")
+
+
+def require_share(key: str, value: float) -> None:
+    """UserError unless `value` lies in 0..1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{key} is {value}: it must lie in 0..1")
 
 
 def _check_keys(schema: Any, values: Any, place: str) -> None:

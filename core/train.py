@@ -47,7 +47,6 @@ def finetune(run: Run) -> dict[str, Any]:
 
 def _train(run: Run) -> dict[str, Any]:
     config = structured(FinetuneConfig, run.config)
-    _check_parts(config.train.trained)
     with joined(config.runtime.threads) as world:
         sources = {part: parts.find(getattr(config.model, part), part, run, config.runtime.models_root)
                    for part in ("vision", "backbone")}
@@ -207,9 +206,3 @@ def _reached(tower: Any, config: Any) -> set[int]:
     features = vision_features(tower, pixels, config.vision_feature_layer, "full")
     gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
     return {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
-
-
-def _check_parts(trained: list[str]) -> None:
-    unknown = [part for part in trained if part not in parts.NAMES]
-    if unknown or not trained:
-        raise UserError(f"train.trained is {trained}: name at least one of {', '.join(parts.NAMES)}")

@@ -7,7 +7,7 @@ from small import backbone_folder, inputs, packed, vision_folder
 
 from core import parts
 from core.assemble import assemble
-from core.config import Model, Train
+from core.config import LearningRate, Model, Train
 from core.connector import standardise
 from core.distributed import joined
 from core.engine import Engine
@@ -26,8 +26,8 @@ def live(root, tied, trained, stage):
         built = assemble(sources["vision"].folder, sources["backbone"].folder, OPTIONS, seed=1)
         standardise(built.net, torch.linspace(-1, 1, 32), torch.linspace(0.5, 2, 32), unfold=False)
         freeze(built, trained)
-        engine = Engine(PackedModel(built.net).train(), Train(trained=trained, global_batch=2, dtype="float32"), world,
-                        stage, 1)
+        settings = Train(trained=trained, global_batch=2, lr=LearningRate(vision=1e-5), dtype="float32")
+        engine = Engine(PackedModel(built.net).train(), settings, world, stage, 1)
         batch = packed(built, [2], seed=world.rank)
         loss, _ = engine.forward(*inputs(batch))
         engine.backward(loss, 10.0)

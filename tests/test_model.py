@@ -134,7 +134,7 @@ def test_one_image_less_than_placeholders_is_an_error(folders):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"connector": "cubic"}, "model.connector 'cubic' is not known"),
+    ({"connector": "cubic"}, "model.connector is 'cubic': choose linear, mlp2x_gelu"),
     ({"vision_layer": 9}, "model.vision_layer 9 does not exist"),
     ({"vision_select": "default"}, "no square grid")])
 def test_what_does_not_fit_is_named(folders, change, message):

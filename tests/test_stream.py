@@ -11,7 +11,7 @@ import toydata
 from test_data_check import KINDS, SOURCES, plant
 
 from core import stream
-from core.config import Mixture, Pack, Source, TextOnly
+from core.config_mixture import Mixture, Pack, Source, TextOnly
 from core.encode import Encoder
 from core.errors import UserError
 from core.mixture import Plan

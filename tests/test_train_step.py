@@ -7,7 +7,7 @@ from ranks import RankTimeout, run_ranks
 from small import backbone_folder, inputs, packed, vision_folder
 
 from core.assemble import assemble
-from core.config import Model, Train
+from core.config import LearningRate, Model, Train
 from core.distributed import joined
 from core.engine import Engine
 from core.forward import PackedModel
@@ -39,7 +39,8 @@ def batches(built, steps, images, answers=(1, 20)):
 
 
 def settings(trained):
-    return Train(trained=trained, global_batch=4, dtype="float32", clip=1.0, weight_decay=0.1)
+    return Train(trained=trained, global_batch=4, lr=LearningRate(vision=1e-5), dtype="float32", clip=1.0,
+                 weight_decay=0.1)
 
 
 def plain(folders, trained, steps, images):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import toydata
 
-from core.config import Mixture, Pack, Source, TextOnly
+from core.config_mixture import Mixture, Pack, Source, TextOnly
 from core.encode import Encoder
 from core.errors import UserError
 from core.shards import DataSet

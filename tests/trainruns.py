@@ -55,7 +55,7 @@ def finetune_run(root: Path, name: str, **runtime) -> Path:
                     "text_only": {"language": "target", "share": 0.2, "sources": [{"data": "toy", "subset": "text"}]}},
         "pack": {"tokens": 120, "max_tokens": 100, "window": 2, "images": 8},
         "train": {"trained": trained, "global_batch": 4, "dtype": runtime.pop("dtype", "float32"),
-                  "lr": {"connector": 3e-3, "backbone": 3e-3}, "weight_decay": 0.1, **runtime.pop("train", {})},
+                  "lr": dict.fromkeys(trained, 3e-3), "weight_decay": 0.1, **runtime.pop("train", {})},
         "runtime": {"data_root": str(root / "data"), "micro_batch": 1, "save_every": 4, "log_every": 1, **runtime}}
     return directory(root, "finetune", name, parents, config)
 
