@@ -39,8 +39,8 @@ def fit(run: Run, world: World, model: PackedModel, plan: Plan, batches: Batches
     validator: looks at other items at its own intervals.
     Every rank calls it, inside core.distributed.joined. Returns the content of result.json and, on the first rank,
     the tensors of the trained parts by their names in `model` (Engine.state). Raises Stopped after saving when a rank
-    was asked to stop; UserError if the configuration does not fit the world or the checkpoint, or the data is
-    broken."""
+    was asked to stop; UserError if the configuration does not fit the world or the checkpoint, or the data is broken;
+    FloatingPointError if too many steps were not finite."""
     loop = Loop(run, world, model, plan, train, runtime, validator)
     try:
         loop.resume()
@@ -74,7 +74,7 @@ class Loop:
         model = model.train().to(world.device)
         universal = self.point is not None and self.point.needs_universal(world.size)
         self.engine = Engine(model, train, world, runtime.zero_stage, runtime.micro_batch, universal)
-        self.damage = Damage()
+        self.damage, self.agreed_damage = Damage(), (0, 0, 0)
         self.start, self.skipped, self.elapsed, self.begun = 0, 0, 0.0, time.monotonic()
         self.spent = dict.fromkeys(SPENT, 0.0)
         self.names = [stream.name for stream in plan.streams]
@@ -86,9 +86,9 @@ class Loop:
             self.start, extra = self.point.state.step, dict(self.point.state.extra)
             self.skipped, self.elapsed = extra.pop("skipped"), extra.pop("elapsed")
             self.spent.update(extra.pop("spent", {}))
-            samples, corrupt, longest = extra.pop("damage")
+            self.agreed_damage = tuple(extra.pop("damage"))
             if self.world.first:  # the sums over ranks go on from one rank's account
-                self.damage.restore(samples, corrupt, longest)
+                self.damage.restore(*self.agreed_damage)
         self.monitor.resume(self.start, extra.get("monitor", {}))
         self.run.heartbeat(self.start, self.plan.steps, force=True) if self.world.first else None
         self.begun = time.monotonic()
@@ -128,7 +128,7 @@ class Loop:
                 "realised_ratio": self.plan.realised(self.plan.steps), "loss": self.monitor.loss,
                 "tokens_per_second": round(sum(row["tokens"] for row in total) / max(seconds, 1e-9), 1),
                 "fingerprint": self.plan.fingerprint, "skipped_steps": self.skipped,
-                "corrupt_samples": self.agreed_damage[1] if self.plan.steps > self.start else 0}
+                "corrupt_samples": self.agreed_damage[1]}
 
     def close(self) -> None:
         self.monitor.close()
@@ -146,7 +146,7 @@ class Loop:
         tokens, stops, failures, samples, corrupt, *runs = self.world.sum(
             [sum(m.loss_tokens for m in micros), reason is not None, failure is not None, samples, corrupt,
              *longest_by_rank])
-        self.agreed_damage = (int(samples), int(corrupt), int(max(runs)))
+        finished, self.agreed_damage = self.agreed_damage, (int(samples), int(corrupt), int(max(runs)))
         if failures:
             raise failure or RuntimeError(f"{int(failures)} other rank(s) failed to load step {step}: see their logs")
         verdict = self.damage.verdict(*self.agreed_damage)
@@ -155,6 +155,7 @@ class Loop:
                             "`begira data check` on the data set")
         if stops:
             if step - 1 > self.start:
+                self.agreed_damage = finished  # the samples of this step are read again
                 self.save(step - 1)
             raise Stopped(reason or "another rank was asked to stop", step - 1)
         return tokens
@@ -194,8 +195,8 @@ class Loop:
         append_line(self.run.path / "skipped.jsonl", json.dumps({"step": step, "rank": self.world.rank, "keys": keys}))
         self.monitor.event(step, skipped="the loss or the gradient is not finite", total=self.skipped)
         if self.skipped > self.train.skip_bad_steps:
-            raise RuntimeError(f"{self.skipped} steps were not finite, the last is step {step}; skipped.jsonl names "
-                               "their samples: lower train.lr or mend the data")
+            raise FloatingPointError(f"{self.skipped} steps were not finite, the last is step {step}; skipped.jsonl "
+                                     "names their samples: lower train.lr or mend the data")
         for pair in losses.values():
             pair[:] = 0.0, 0.0
         return rates

@@ -1,9 +1,9 @@
 """What a training run tells about itself: metrics.jsonl, TensorBoard, the heartbeat, a card before step 1.
 
-Losses are sums over tokens and counts of tokens, added up between two records and divided when one is written; the
-sums travel with the checkpoint, so that the records of a resumed run equal those of an undisturbed one, and what was
-written after the checkpoint is cut off first: no step appears twice. Not here: what is measured (core.loop), curves
-(analysis). """
+Losses are sums over tokens and counts of tokens, added up between two records and divided when one is written (where
+every step between was skipped a record has no loss); the sums travel with the checkpoint, so that the records of a
+resumed run equal those of an undisturbed one, and what was written after the checkpoint is cut off first: no step
+appears twice. Not here: what is measured (core.loop), curves (analysis). """
 from __future__ import annotations
 
 import json
@@ -45,7 +45,7 @@ class Monitor:
         self.run, self.total, self.every, self.writes = run, total, log_every, writes
         self.flops, self.peak = flops, peak_flops() * devices
         self.sums, self._board = Sums(), None
-        self.loss = 0.0  # of the last record
+        self.loss: float | None = None  # of the last record
         self._since = self._clock()
 
     def card(self, card: Mapping[str, Any]) -> None:
@@ -76,9 +76,10 @@ class Monitor:
         self.sums.steps += 1
         for key, value in {**work, "waited": waited}.items():
             self._since[key] = self._since.get(key, 0.0) + value
-        loss = losses["all"][0] / max(losses["all"][1], 1.0)
         if self.writes:
-            self.run.heartbeat(step, self.total, loss=round(loss, 4), force=step == self.total)
+            nats, tokens = losses["all"]
+            self.run.heartbeat(step, self.total, loss=round(nats / tokens, 4) if tokens else None,
+                               force=step == self.total)
         if step % self.every == 0 or step == self.total:
             self._record(step, values)
 
@@ -116,8 +117,8 @@ class Monitor:
     def _record(self, step: int, values: Mapping[str, float]) -> None:
         seconds = max(time.monotonic() - self._since["start"], 1e-9)
         means = {name: nats / tokens for name, (nats, tokens) in self.sums.loss.items() if tokens}
-        self.loss = means.pop("all", 0.0)
-        record: dict[str, Any] = {"step": step, "loss": self.loss}
+        self.loss = means.pop("all", None)
+        record: dict[str, Any] = {"step": step} if self.loss is None else {"step": step, "loss": self.loss}
         record.update({f"loss/{name}": value for name, value in sorted(means.items())})
         record.update(values)
         tokens, padded = self._since.get("tokens", 0.0), self._since.get("padded", 0.0)

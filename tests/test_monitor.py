@@ -34,6 +34,16 @@ def test_a_record_holds_means_over_tokens_of_all_steps_since_the_last(tmp_path):
     assert json.loads((tmp_path / "heartbeat.json").read_text())["step"] == 10
 
 
+def test_steps_that_were_skipped_have_no_loss_and_not_one_of_0(tmp_path):
+    monitor = Monitor(Run(tmp_path), 2, log_every=1)
+    feed(monitor, [1])
+    monitor.step(2, {"all": [0.0, 0.0]}, {"skipped_steps": 1}, {"tokens": 10.0, "padded": 12.0, "samples": 2.0}, 0.0)
+    monitor.close()
+    first, second = records(Run(tmp_path))
+    assert "loss" in first and "loss" not in second and second["skipped_steps"] == 1 and monitor.loss is None
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["loss"] is None
+
+
 def test_a_pause_is_no_training(tmp_path):
     def speed(name, pauses):
         monitor = Monitor(Run(tmp_path / name), 2, log_every=2)
