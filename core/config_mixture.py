@@ -14,9 +14,14 @@ from core.structured import require, require_share
 class Source:
     """One subset of a data set, e.g. data="emoji-eu", subset="name"."""
 
-    data: str = ""
+    data: str = ""                   # or shards without an index; see `is_stream`
     subset: str = ""
     weight: float = 1.0              # share among its kind (image sources, text-only sources)
+
+
+def is_stream(data: str) -> bool:
+    """Is this `Source.data` a URL, a pipe or a tar, and no data set?"""
+    return "://" in data or data.startswith("pipe:") or data.endswith(".tar")
 
 
 @dataclass

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.config_mixture import is_stream
 from core.errors import UserError
 from core.files import read_json, replacing
 
@@ -97,7 +98,7 @@ def shards_of(config: Mapping[str, Any], root: Path) -> list[tuple[Path, dict[st
     """(path, manifest entry) of every shard of the data sets and subsets that are named anywhere in `config`."""
     found: dict[Path, dict[str, Any]] = {}
     for name, subset in _named(config):
-        if ":" in name:                                   # shards behind a URL or a pipe
+        if is_stream(name):
             continue
         manifest = read_json(root / name / "manifest.json") or {}
         for key, one in manifest.get("subsets", {}).items():

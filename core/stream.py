@@ -20,12 +20,13 @@ import torch
 
 from core.collate import IGNORE, Document, Packed, collate, filler
 from core.config import Mixture, Pack
+from core.config_mixture import is_stream
 from core.encode import Encoder
 from core.errors import UserError
 from core.lengths import CORRUPT_SHARE, open_subsets, pools
 from core.mixture import Item, Plan, check_world
 from core.shards import Corrupt, Subset
-from core.urls import StreamPlan, is_stream
+from core.urls import StreamPlan
 
 __all__ = ["IGNORE", "Damage", "Loader", "Packed", "Reader", "prepare"]
 CORRUPT_MINIMUM = 20     # broken samples, before their share (core.lengths.CORRUPT_SHARE) stops a run

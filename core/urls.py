@@ -22,6 +22,7 @@ import numpy as np
 
 from core.collate import Document, Packed, collate, filler
 from core.config import Mixture, Pack
+from core.config_mixture import is_stream
 from core.encode import Encoder
 from core.errors import UserError
 from core.mixture import check_world, difference
@@ -32,11 +33,6 @@ from core.shards import Corrupt
 PROBE = 64               # samples from which the mean length is estimated
 IMAGES = ("png", "jpg", "jpeg", "webp")
 log = logging.getLogger(__name__)
-
-
-def is_stream(data: str) -> bool:
-    """Is this `Source.data` a URL, a pipe or a tar, and no data set?"""
-    return "://" in data or data.startswith("pipe:") or data.endswith(".tar")
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class StreamPlan:
                             "the shards")
         if start_step:
             log.warning("the streamed shards are read from their beginning again, at step %d", start_step)
-        documents = itertools.chain.from_iterable(self._documents(shards) for _ in itertools.count())
+        documents = self._endless(shards)
         for _ in range(start_step, self.steps):
             waiting, tokens = [], 0
             while tokens < self.tokens_per_step / world:
@@ -90,6 +86,16 @@ class StreamPlan:
         places = assign(np.array([d.stream for d in documents]), sizes, images, packs)
         laid = [[documents[i] for i in np.flatnonzero(places == p)] for p in range(packs)]
         return [collate(laid[i:i + micro_batch], self.encoder.pad_id) for i in range(0, packs, micro_batch)]
+
+    def _endless(self, shards: list[str]) -> Iterator[Document]:
+        """The documents of `shards` over and over. Raises UserError after a pass without any: it would never end."""
+        found = True
+        while found:
+            found = False
+            for document in self._documents(shards):
+                found = True
+                yield document
+        raise UserError(f"no sample in a whole pass over {shards[0]}{', ...' * (len(shards) > 1)}: restore the shards")
 
     def _documents(self, shards: list[str]) -> Iterator[Document]:
         import webdataset as wds

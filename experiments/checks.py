@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from core.config_mixture import is_stream
 from core.files import read_json
 from experiments.expand import Desired
 from experiments.store import roots, site_config
@@ -65,9 +66,10 @@ def _exists(module: str) -> bool:
 
 
 def _data(value: Any, root: Path) -> Iterator[Finding]:
-    """Every data set, and subset of one, that is named anywhere in the configuration."""
+    """Every data set, and subset of one, that is named anywhere in the configuration; streamed shards are not looked
+    for."""
     if isinstance(value, Mapping):
-        if isinstance(value.get("data"), str):
+        if isinstance(value.get("data"), str) and not is_stream(value["data"]):
             yield from _subset(value["data"], value.get("subset", ""), root)
         for item in value.values():
             yield from _data(item, root)

@@ -54,8 +54,10 @@ def test_only_what_is_named_is_copied(data, tmp_path):
     whole = {"data": "toy", "runtime": {"data_root": str(data.parent), "stage_to": str(tmp_path / "two")}}
     assert staging.stage(whole, 0).local >= sum(number.values())
     assert staging.stage(asking(data, "")) is None
-    url = asking(data, tmp_path / "three", mixture={"sources": [{"data": "https://a.eu/{000..999}.tar"}]})
-    assert staging.stage(url, 0).local == 0
+    (data.parent / "x.tar").touch()
+    for stream in ("https://a.eu/{000..999}.tar", "pipe:cat x", "x.tar"):
+        asked = asking(data, tmp_path / "three", mixture={"sources": [{"data": stream}]})
+        assert staging.stage(asked, 0).local == 0
 
 
 def test_a_profile_may_ask_for_it(data, tmp_path, monkeypatch):

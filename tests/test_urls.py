@@ -1,6 +1,7 @@
 """Shards behind a pipe: streamed through webdataset, packed as always, and honest about what that cannot do."""
 import json
 import logging
+import shutil
 from collections import Counter
 
 import pytest
@@ -62,8 +63,6 @@ def test_ranks_read_different_shards_and_start_over(folder, encoder, caplog):
 
 
 def test_broken_samples_are_fillers(folder, encoder, tmp_path):
-    import shutil
-
     copy = shutil.copytree(folder, tmp_path / "toy")
     path = copy / "image" / "000000.tar"
     data = path.read_bytes()
@@ -71,6 +70,16 @@ def test_broken_samples_are_fillers(folder, encoder, tmp_path):
     plan, subsets = prepare(mixture(copy, "000000", samples=90), PACK, 4, tmp_path, encoder)
     corrupt = [line for step in Loader(plan, subsets, encoder) for packed in step for _, line in packed.corrupt]
     assert corrupt and all("JSONDecodeError" in line for line in corrupt)
+
+
+@pytest.mark.timeout(60)
+def test_shards_that_have_gone_end_the_run(folder, encoder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "toy")
+    plan, subsets = prepare(mixture(copy, "{000000..000001}"), PACK, 4, tmp_path, encoder)
+    (copy / "image" / "000001.tar").unlink()
+    assert next(iter(Loader(plan, subsets, encoder, 0, 2)))
+    with pytest.raises(UserError, match=r"no sample in a whole pass over pipe:cat .*000001\.tar: restore the shards"):
+        next(iter(Loader(plan, subsets, encoder, 1, 2)))
 
 
 def test_a_changed_stream_is_told_apart(folder, encoder):

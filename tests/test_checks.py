@@ -1,0 +1,23 @@
+"""What can be known to go wrong before the first job, and what is only streamed and so cannot be looked for."""
+import pytest
+import toydata
+
+from core.config import resolve
+from experiments.checks import check_runs
+from experiments.expand import Desired
+
+
+def findings(monkeypatch, root, data):
+    monkeypatch.setenv("BEGIRA_DATA", str(root))
+    config = resolve("core.train:align", {"mixture": {"sources": [{"data": data, "subset": "image"}]}})
+    run = Desired("0" * 10, "a run", "study", "align", "core.train:align", {}, {}, config)
+    return [finding.what for finding in check_runs([run])]
+
+
+@pytest.mark.parametrize("data", ["https://a.eu/{000..999}.tar", "pipe:ssh a cat x.tar", "shards.tar"])
+def test_streamed_shards_are_no_missing_data_set(tmp_path, monkeypatch, data):
+    (tmp_path / "shards.tar").touch()
+    assert findings(monkeypatch, tmp_path, data) == []
+    assert findings(monkeypatch, tmp_path, "shards") == [f"no data set shards in {tmp_path}"]
+    toydata.toy(tmp_path, images=2, texts=1)
+    assert findings(monkeypatch, tmp_path, "toy") == []
