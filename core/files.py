@@ -135,13 +135,17 @@ def read_json(path: Path | str, default: Any = None) -> Any:
 
 
 def append_line(path: Path | str, line: str) -> None:
-    """One `write` call in append mode, so that lines of several processes do not mix."""
+    """One `write` call in append mode, so that lines of several processes do not mix; more where the system takes only
+    a part. Raises UserError, naming the file, when the disk or the quota is full."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, (line.rstrip("\n") + "\n").encode())
-    finally:
-        os.close(descriptor)
+    rest = (line.rstrip("\n") + "\n").encode()
+    with naming_a_full_disk(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            while rest:
+                rest = rest[os.write(descriptor, rest):]
+        finally:
+            os.close(descriptor)
 
 
 def sha256(path: Path | str) -> str:

@@ -84,3 +84,14 @@ def test_a_full_disk_is_named_whoever_meets_it(tmp_path, how):
 def test_what_torch_fails_at_with_room_left_is_no_full_disk(tmp_path):
     with pytest.raises(RuntimeError, match="unexpected pos"), files.replacing(tmp_path / "state"):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+
+def append(path, line):
+    with pytest.raises(UserError, match=r"no space left while writing .*lines"):
+        files.append_line(path, line)
+    return path.stat().st_size
+
+
+def test_a_line_that_is_taken_in_part_only_is_no_success(tmp_path):
+    files.append_line(tmp_path / "lines", "one")
+    assert limited(append, 1000, tmp_path / "lines", "x" * 2000) == 1000
