@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from core import caches
 from core.assemble import vision_features
 from core.encode import Encoder
 from core.errors import UserError
-from core.files import replacing
 from core.pixels import open_image
 from core.shards import Corrupt, Subset
 
@@ -52,20 +51,20 @@ def compute(subsets: Mapping[str, Subset], encoder: Encoder, tower: Any, layer: 
     for subset in (s for s in subsets.values() if s.images.any()):
         key = hashlib.sha256(f"{settings} {subset.fingerprint}".encode()).hexdigest()[:16]
         path = subset.folder / f"features-{key}.npz"
-        table = _load(path)
+        table = caches.load(path)
         if table is None:
             table, sound = _table(subset, encoder, tower, layer, select, found, LIMIT - size)
             if sound:
-                _save(path, table)
-        size += table[1].nbytes
-        found.rows.update(zip((digest.tobytes() for digest in table[0]), table[1], strict=True))
+                caches.save(path, table)
+        size += table["features"].nbytes
+        found.rows.update(zip((digest.tobytes() for digest in table["digest"]), table["features"], strict=True))
     return found
 
 
 @torch.no_grad()
 def _table(subset: Subset, encoder: Encoder, tower: Any, layer: int, select: str, known: Features, room: int
-           ) -> tuple[tuple[np.ndarray, np.ndarray], bool]:
-    """Digests and features, and whether every sample that is not flagged as bad could be read."""
+           ) -> tuple[dict[str, np.ndarray], bool]:
+    """The arrays of the file, and whether every sample that is not flagged as bad could be read."""
     sound = True
     pending: dict[bytes, np.ndarray] = {}
     done: dict[bytes, np.ndarray] = {}
@@ -97,20 +96,8 @@ def _table(subset: Subset, encoder: Encoder, tower: Any, layer: int, select: str
             flush()
     flush()
     digests = np.frombuffer(b"".join(done), np.uint8).reshape(-1, 16)
-    return (digests, np.stack(list(done.values())) if done else np.zeros((0, 1, 1), np.float32)), sound
-
-
-def _save(path: Path, table: tuple[np.ndarray, np.ndarray]) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, digest=table[0], features=table[1])
-
-
-def _load(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    try:
-        with np.load(path) as arrays:
-            return arrays["digest"], arrays["features"]
-    except (OSError, ValueError, KeyError):
-        return None
+    features = np.stack(list(done.values())) if done else np.zeros((0, 1, 1), np.float32)
+    return {"digest": digests, "features": features}, sound
 
 
 def _digest(image: bytes) -> bytes:

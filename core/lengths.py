@@ -12,14 +12,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from core import caches
 from core.config import Mixture
 from core.encode import Encoder
 from core.errors import UserError
-from core.files import replacing
 from core.shards import Corrupt, Subset, open_subset
 from core.shares import Pool
 
@@ -102,20 +101,16 @@ def _record(subset: Subset, i: int) -> dict | None:
 
 
 def _load(path: Path, subset: Subset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    try:
-        with np.load(path) as arrays:
-            if str(arrays["data"]) != subset.fingerprint:
-                return {}
-            names = [n.removeprefix("tokens_") for n in arrays.files if n.startswith("tokens_")]
-            return {n: (arrays[f"tokens_{n}"], arrays[f"loss_{n}"]) for n in names}
-    except (OSError, ValueError, KeyError, BadZipFile):
+    arrays = caches.load(path) or {}
+    if str(arrays.get("data")) != subset.fingerprint:
         return {}
+    names = [n.removeprefix("tokens_") for n in arrays if n.startswith("tokens_")]
+    return {n: (arrays[f"tokens_{n}"], arrays[f"loss_{n}"]) for n in names}
 
 
 def _save(path: Path, subset: Subset, known: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     arrays = {f"{kind}_{k}": a for k, pair in known.items() for kind, a in zip(("tokens", "loss"), pair, strict=True)}
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, data=np.array(subset.fingerprint), **arrays)
+    caches.save(path, {"data": np.array(subset.fingerprint), **arrays})
 
 
 def _reads_text(mixture: Mixture) -> bool:

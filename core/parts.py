@@ -117,9 +117,11 @@ def load_tensors(path: Path, expected: str | None = None) -> dict[str, Any]:
     return load_file(path)
 
 
-
 def _file_hash(path: Path) -> str:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: restore it, or train its run anew") from error
     key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
     if key not in _hashes:
         _hashes[key] = sha256(path)

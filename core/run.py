@@ -50,8 +50,17 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The stage's resolved configuration; `core.config.structured` checks it. All but `runtime` is identity."""
         from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
 
-        return OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"), resolve=True)
+        path = self.path / "config.yaml"
+        try:
+            return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing: `begira submit` of the run's grid writes it again") from error
+        except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+            raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): remove it, then `begira submit` "
+                            "of the run's grid writes it again") from error
 
     def parent(self, role: str) -> Run:
         """The run that plays `role` for this one, e.g. "encoder", "backbone", "align", "finetune"."""

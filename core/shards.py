@@ -19,11 +19,11 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from core import staging
+from core.caches import DAMAGED
 from core.errors import UserError
 from core.files import read_json
 
@@ -198,7 +198,7 @@ def _index(root: Path, shard: dict[str, Any]) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise UserError(f"index {path} is missing: `begira data check {root}` says what else is, "
                         "or build the data set anew") from error
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except DAMAGED as error:
         raise UserError(f"index {path} cannot be read ({error}): remove it and build the data set anew") from error
     if len(index["key"]) != shard["samples"]:
         raise UserError(f"index {path} is stale: {len(index['key'])} rows, the manifest says {shard['samples']}: "

@@ -120,6 +120,15 @@ def test_mistakes_exit_with_2_and_one_line(tmp_path):
     assert code == 2 and "0000000000" in error and attempts(path)[0]["cause"] == "user"
 
 
+@pytest.mark.parametrize("config, says", [(None, "is missing: `begira submit`"), ("a: [1", "cannot be read (while"),
+                                          ("a: ${b}", "cannot be read (Interpolation")])
+def test_a_configuration_that_cannot_be_read_is_named(config, says):
+    path = run_dir()
+    (path / "config.yaml").unlink() if config is None else (path / "config.yaml").write_text(config)
+    code, error = finish(start(path))
+    assert code == 2 and says in error and "Traceback" not in error and f"{path}/config.yaml" in error
+
+
 def test_killed_run_is_taken_up_and_its_attempt_closed():
     path = run_dir(fail={"kind": "kill", "step": 2, "attempts": 1})
     assert finish(start(path))[0] == -9 and attempts(path)[0]["outcome"] is None

@@ -36,6 +36,16 @@ def test_it_starts_from_the_connector_of_its_parent(root):
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
 
 
+def test_a_connector_that_is_not_there_is_named(root):
+    file = root / "runs" / "study" / "finetune" / "align" / "model" / "connector.safetensors"
+    away = file.rename(file.with_name("away"))
+    try:
+        with pytest.raises(AssertionError, match=r"UserError: .*connector\.safetensors is missing: restore it"):
+            run_ranks(trainruns.train, 1, child(root, "without"))
+    finally:
+        away.rename(file)
+
+
 @pytest.mark.parametrize(("key", "ours", "theirs"), [
     ("connector", "mlp2x_gelu", "linear"), ("vision_layer", -1, "-2"), ("vision_select", "full", "default")])
 def test_one_of_another_kind_or_other_features_is_refused(root, key, ours, theirs):

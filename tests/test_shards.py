@@ -110,6 +110,7 @@ def test_overwritten_bytes_never_do_worse_than_corrupt(data, place, junk):
     (lambda p: (p / "image" / "000001.tar").unlink(), "000001.tar is missing"),
     (lambda p: os.truncate(p / "image" / "000001.tar", 1000), r"000001.tar has 1000 bytes, the manifest says \d+: "),
     (lambda p: (p / "image" / "000001.idx.npz").write_bytes(b"PK\3\4 junk"), "cannot be read"),
+    (lambda p: (p / "image" / "000001.idx.npz").write_bytes(b""), "cannot be read"),
     (lambda p: (p / "image" / "000002.idx.npz").replace(p / "image" / "000001.idx.npz"), "stale"),
     (lambda p: (p / "manifest.json").write_text('{"schema": 99}'), "schema 99"),
 ])
