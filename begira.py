@@ -348,8 +348,10 @@ def _guarded(debug: bool) -> int:
         return leave.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:
-        return 0
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # typer's answer to a reader that has seen enough
+            return 0
+        raise
     except UserError as error:
         return _complain(str(error), 2, debug)
     except Exception as error:

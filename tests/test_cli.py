@@ -1,7 +1,9 @@
 """The command line: plan says what submit does, selectors select, mistakes are one line with the right exit code."""
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -132,6 +134,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (begira.runs / "tiny").write_text("a file where the study's folder should be")
     begira("submit", TINY, code=2)
     assert begira.error.count("\n") == 1 and "runs/tiny/" in begira.error and "Not a directory" in begira.error
+
+
+@pytest.mark.parametrize("words", [["--help"], ["plan", TINY], ["status", TINY, "--json"]])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, words):
+    begira = Begira(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, str(ROOT / "begira.py"), *words], env=begira.environment, stdout=writer,
+                          stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_a_verb_the_help_is_shown(tmp_path):
