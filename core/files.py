@@ -115,6 +115,16 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left unfinished in and below `folder`, in which nobody else may be writing: only
+    JSON and YAML stay, which are small, and which others (a submission, a watcher) may be replacing now."""
+    for path in [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif ".json." not in path.name and ".yaml." not in path.name:
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: Path | str, text: str, settled: bool = True) -> None:
     with replacing(path, settled) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -25,7 +25,7 @@ from typing import Any
 
 from core import staging, stop
 from core.errors import Stopped, UserError
-from core.files import write_json, write_text
+from core.files import sweep, write_json, write_text
 from core.run import Fenced, Run
 from experiments import attempts
 from experiments.lock import Held, hold
@@ -157,6 +157,7 @@ def _grace(cause: str) -> float:
 
 
 def _open_attempt(run: Run) -> None:
+    sweep(run.path)
     number = max((attempt.number for attempt in attempts.list_attempts(run.path)), default=0) + 1
     attempts.open_attempt(run.path, number, os.environ.get("BEGIRA_LAUNCH") or uuid.uuid4().hex,
                           os.environ.get("BEGIRA_BACKEND", "hand"), os.environ.get("BEGIRA_JOB", ""), _node(),

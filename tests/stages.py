@@ -6,7 +6,7 @@ import os
 import time
 
 from core.errors import Stopped
-from core.files import read_json, write_json
+from core.files import read_json, replacing, replacing_folder, write_json
 from core.run import Run
 
 
@@ -45,6 +45,15 @@ def pieces(run: Run) -> dict:
         run.heartbeat(number - 1, total, "evaluate", force=True)
         time.sleep(float(run.config["delay"]))
         (run.path / f"piece-{number:02d}").touch()
+    return {}
+
+
+def product(run: Run) -> dict:
+    """A folder and a file; the first attempt is killed in the middle of each."""
+    with replacing_folder(run.path / "model") as folder, replacing(run.path / "checkpoints" / "step_000001") as state:
+        (folder / "weights").write_text("half")
+        state.write_text("half")
+        _misbehave(run, run.config["fail"], 0, 0)
     return {}
 
 

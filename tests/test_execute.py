@@ -138,6 +138,18 @@ def test_killed_run_is_taken_up_and_its_attempt_closed():
     assert json.loads((path / "result.json").read_text())["value"] == 15
 
 
+def test_what_a_killed_attempt_left_unfinished_goes_with_the_next():
+    path = run_dir("tests.stages:product", fail={"kind": "kill", "attempts": 1}, runtime={"keep_checkpoints": 2})
+    (path / ".request.json.0a.tmp").touch()          # another process may be writing it now
+
+    def unfinished():
+        return sorted(p.name.split(".")[1] for p in path.rglob(".*") if p.suffix in (".tmp", ".old"))
+
+    assert finish(start(path))[0] == -9 and unfinished() == ["model", "request", "step_000001"]
+    assert finish(start(path))[0] == 0 and unfinished() == ["request"]
+    assert (path / "model" / "weights").exists() and (path / "checkpoints" / "step_000001").exists()
+
+
 def test_two_ranks_share_an_attempt():
     path = run_dir(fail={"kind": "code", "step": 0, "rank": 1, "attempts": 1}, delay=0.2)
     ranks = [start(path, RANK=str(rank), WORLD_SIZE="2", BEGIRA_LAUNCH="x1", BEGIRA_NODE=f"n{rank}") for rank in (1, 0)]
