@@ -65,7 +65,7 @@ def test_yes_or_no_is_heard_from_the_answer(tmp_path):
     ("vqa", {}, ""), ("vqa", {"references": {"en": []}}, "no references in 'en'"),
     ("yes_no", {}, ""), ("yes_no", {"answer": 2}, "an answer that is none of them"),
     ("yes_no", {"options": {"en": ["yes", "Yes"]}}, "two options are the same"), ("essay", {}, "unknown kind 'essay'"),
-    ("choice", {"options": ["yes"]}, "no attribute")])
+    ("choice", {"options": ["yes"]}, "no options in")])
 def test_check_knows_every_kind_that_can_be_asked(kind, change, says):
     record = {"id": "x", "source": "t", "license": "CC0", "task": "t", "kind": kind, "prompt": {"en": "Red?"},
               "options": {"en": ["yes", "no"]}, "answer": 0, "references": {"en": ["red"] * 10}, **change}
