@@ -80,7 +80,8 @@ def copy(source: Path, entry: Mapping[str, Any], folder: Path, reserve: int = RE
             with replacing(target) as temporary:
                 shutil.copyfile(source, temporary)
                 if temporary.stat().st_size != int(entry["bytes"]):
-                    return f"{source.name} has {temporary.stat().st_size} bytes, its manifest says {entry['bytes']}"
+                    raise UserError(f"{source.name} has {temporary.stat().st_size} bytes, its manifest says "
+                                    f"{entry['bytes']}")
                 os.chmod(temporary, 0o400)
             return ""
     except (OSError, UserError) as error:

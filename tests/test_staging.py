@@ -142,6 +142,7 @@ def test_halves_and_forbidden_folders_are_not_used(data, tmp_path):
     assert staging.nearest(source, entry) == source
     assert staging.copy(source, entry, target.parent, 0) == "" and staging.nearest(source, entry) == target
     assert "its manifest says" in staging.copy(source, {**entry, "sha256": "cd", "bytes": 7}, target.parent, 0)
+    assert not (target.parent / "cd.tar").exists(), "what is not whole gets no name"
     (tmp_path / "file").write_text("")
     assert staging.copy(source, entry, tmp_path / "file" / "below", 0)
 
