@@ -16,6 +16,7 @@ NUMBER = 90
 FILL = """
 import resource, sys
 from pathlib import Path
+from core.errors import UserError
 from data_tools.download import BlockStore
 size, number = int(sys.argv[2]), int(sys.argv[3])
 store = BlockStore(Path(sys.argv[1]), {f"u{i}": [f"i{i}", f"j{i}"] for i in range(number)})
@@ -24,7 +25,7 @@ for i in range(number):
     data = bytes([i]) * size
     try:
         store.add(f"u{i}", "ok" if data else "dead", "", data, **({"extension": "jpg"} if data else {}))
-    except OSError as error:
+    except UserError as error:
         print(i, error, flush=True)
         break
 if sys.argv[4] == "on":
