@@ -31,7 +31,7 @@ def check(desk, path, requeues):
     attempts = desk.attempts(path)
     assert [a.outcome for a in attempts] == ["stopped"] * requeues + ["done"]
     assert all(later.first_step == earlier.last_step for earlier, later in itertools.pairwise(attempts))
-    desk.until(lambda: desk.rows(desk.job(path)) == ["REQUEUED"] * requeues + ["COMPLETED"], 20,
+    desk.until(lambda: desk.rows(desk.job(path)) == ["REQUEUED"] * requeues + ["COMPLETED"], 60,
                lambda: str(desk.rows(desk.job(path))), every=1)
 
 
