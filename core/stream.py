@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from core.errors import UserError
 from core.lengths import CORRUPT_SHARE, open_subsets, pools
 from core.mixture import Item, Plan, check_world
 from core.shards import Corrupt, Subset
+from core.stop import die_with
 from core.urls import StreamPlan
 
 __all__ = ["IGNORE", "Damage", "Loader", "Packed", "Reader", "prepare"]
@@ -103,7 +105,8 @@ class Loader:
         from torch.utils.data import DataLoader
 
         for found in DataLoader(_Worker(self.reader), batch_size=None, sampler=steps, num_workers=self.workers,
-                                multiprocessing_context="fork", prefetch_factor=2, worker_init_fn=_one_thread):
+                                multiprocessing_context="fork", prefetch_factor=2,
+                                worker_init_fn=partial(_begin, os.getpid())):
             if isinstance(found, UserError):
                 raise found
             yield found
@@ -125,7 +128,10 @@ class _Worker:
             return error
 
 
-def _one_thread(_: int) -> None:
+def _begin(loader: int, _: int) -> None:
+    """A worker of process `loader`, and gone with it: torch's own watch asks for its parent once it has started, and a
+    worker whose rank was killed until then would stay for good."""
+    die_with(loader)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"     # a forked tokenizer would warn at every start
     torch.set_num_threads(1)
 

@@ -6,7 +6,6 @@ whatever, it dies, and every rank with it (PR_SET_PDEATHSIG): a killed driver le
 """
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -16,21 +15,14 @@ import signal
 import sys
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from core.stop import die_with
+
 _WATCHED = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)  # held back until the rank has its handlers
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent is gone (Linux; elsewhere the closed pipe has to do)."""
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        pass
 
 
 def main(modules: list[str]) -> None:
     """Preload, then serve until standard input closes."""
-    die_with_parent()
+    die_with(os.getppid())  # where that was late: standard input is closed
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints must not look like an answer
     for module in modules:
@@ -85,9 +77,7 @@ def _spawn(request: dict[str, Any], children: dict[int, str], answers: int) -> N
 
 def _rank(request: dict[str, Any], server: int) -> int:
     """In the child: a process group, an environment and a log of its own, then the run."""
-    die_with_parent()
-    if os.getppid() != server:
-        return 1
+    die_with(server)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

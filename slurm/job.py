@@ -159,5 +159,5 @@ def _log_to(path: Path) -> None:
 def _watch(run: Path, place: Place) -> subprocess.Popen[bytes]:
     """A small process that sees what this one cannot when it hangs or has been superseded."""
     arguments = [sys.executable, "-S", "-m", "slurm.watch", str(run), place.launch, place.job, place.node,
-                 str(place.rank)]
+                 str(place.rank), str(os.getpid())]
     return subprocess.Popen(arguments, stdin=subprocess.DEVNULL)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from core.files import read_json, write_json
-from slurm.forkserver import die_with_parent
+from core.stop import die_with
 
 LAUNCH = "launch.json"               # which launch owns the run directory, and where its ranks meet
 FACTOR, SLACK = 3.0, 20.0            # of the median step; seconds
@@ -79,11 +79,10 @@ def from_environment() -> Progress:
                     patience=float(os.environ.get("BEGIRA_HANG_PATIENCE") or PATIENCE))
 
 
-def main(run: Path, launch: str, job: str, node: str, rank: int) -> None:
+def main(run: Path, launch: str, job: str, node: str, rank: int, rank_process: int) -> None:
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # meant for the rank; Slurm may send them to its children as well
-    rank_process = os.getppid()
-    die_with_parent()
+    die_with(rank_process)
     progress, began = from_environment(), False
     while os.getppid() == rank_process:
         owner = read_json(run / LAUNCH, {})
@@ -124,4 +123,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))

@@ -3,13 +3,16 @@
     results = run_ranks(function, 2, argument, timeout=60)      # function(argument) in each; its return values by rank
 
 A rank that raises fails the call with its traceback; ranks that do not end in time are killed and RankTimeout is
-raised. """
+raised. Where a rank is killed, the others have GRACE seconds to notice; then they are killed as well, as by
+`srun --kill-on-bad-exit`: before they have met (in `rendezvous`) they would wait for it. """
 import multiprocessing
 import os
 import pickle
 import socket
 import time
 import traceback
+
+GRACE = 10.0  # seconds
 
 
 class RankTimeout(AssertionError):
@@ -40,20 +43,34 @@ def run_ranks(function, size, *arguments, timeout=60.0, expect_failure=False):
 
 
 def _collect(ranks, deadline, expect_failure):
-    results, failures = [None] * len(ranks), []
-    for rank, (process, pipe) in enumerate(ranks):
-        if not pipe.poll(max(0.0, deadline - time.monotonic())):
-            raise RankTimeout(f"rank {rank} (process {process.pid}) has not ended in time")
-        try:
-            good, value = pickle.loads(pipe.recv_bytes())
-        except EOFError:
-            good, value = False, "died without a word"
-        results[rank] = value
-        if not good:
-            failures.append(f"rank {rank}: {value}")
+    results, failures, open_ranks = [None] * len(ranks), [], dict(enumerate(ranks))
+    while open_ranks:
+        for rank, (process, pipe) in list(open_ranks.items()):
+            alive = process.is_alive()  # asked first: what it said before it died is in the pipe
+            if pipe.poll() or not alive:
+                good, results[rank] = _word(pipe) if pipe.poll() else (False, "died without a word")
+                if not good:
+                    failures.append(f"rank {rank}: {results[rank]}")
+                del open_ranks[rank]
+            if not alive and process.exitcode < 0:
+                deadline = min(deadline, time.monotonic() + GRACE)
+        if time.monotonic() > deadline:
+            if not any(process.exitcode or 0 for process, _ in ranks):
+                raise RankTimeout(f"ranks {', '.join(map(str, open_ranks))} have not ended in time")
+            failures += [f"rank {rank}: still there when another one had been killed" for rank in open_ranks]
+            break
+        time.sleep(0.01)
     if failures and not expect_failure:
         raise AssertionError("\n".join(failures))
     return failures if expect_failure else results
+
+
+def _word(pipe):
+    """(whether it went well, the value or the traceback) as a rank has sent it."""
+    try:
+        return pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        return False, "died without a word"
 
 
 def _child(pipe, function, arguments, rank, size, port):

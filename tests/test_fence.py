@@ -12,8 +12,8 @@ from core.run import Fenced, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 RANK = """
-import subprocess, sys, time
-watch = subprocess.Popen([sys.executable, "-m", "slurm.watch", sys.argv[1], "7.0", "7", "n1", "1"])
+import os, subprocess, sys, time
+watch = subprocess.Popen([sys.executable, "-m", "slurm.watch", sys.argv[1], "7.0", "7", "n1", "1", str(os.getpid())])
 print("up", flush=True)
 time.sleep(60)
 """

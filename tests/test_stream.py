@@ -2,6 +2,8 @@
 import itertools
 import logging
 import os
+import select
+import signal
 import time
 
 import numpy as np
@@ -57,6 +59,25 @@ def test_workers_change_nothing(ready, encoder):
         found = list(Loader(*ready, encoder, workers=workers))
         assert len(found) == len(plain)
         assert all(same(x, y) for a, b in zip(plain, found, strict=True) for x, y in zip(a, b, strict=True))
+
+
+def test_a_worker_is_gone_with_its_rank_also_while_it_starts(ready, encoder):
+    """Its rank is killed between the fork and its first line: what it then sees as its parent is none of its own."""
+    seen, held = os.pipe()
+    rank = os.fork()
+    if rank == 0:
+        os.register_at_fork(after_in_child=lambda: (os.write(held, b"forked"), time.sleep(1)))
+        try:
+            list(Loader(*ready, encoder, workers=1))
+        finally:
+            os._exit(1)
+    os.close(held)
+    assert os.read(seen, 6) == b"forked"
+    os.kill(rank, signal.SIGKILL)
+    os.waitpid(rank, 0)
+    assert select.select([seen], [], [], 12)[0], "somebody still holds the pipe"
+    assert os.read(seen, 6) == b""
+    os.close(seen)
 
 
 def test_any_step_can_be_the_first(ready, encoder):
