@@ -43,23 +43,25 @@ def run_ranks(function, size, *arguments, timeout=60.0, expect_failure=False):
 
 
 def _collect(ranks, deadline, expect_failure):
-    results, failures, open_ranks = [None] * len(ranks), [], dict(enumerate(ranks))
+    results, failures, open_ranks = [None] * len(ranks), {}, dict(enumerate(ranks))
     while open_ranks:
         for rank, (process, pipe) in list(open_ranks.items()):
             alive = process.is_alive()  # asked first: what it said before it died is in the pipe
             if pipe.poll() or not alive:
                 good, results[rank] = _word(pipe) if pipe.poll() else (False, "died without a word")
                 if not good:
-                    failures.append(f"rank {rank}: {results[rank]}")
+                    failures[rank] = f"rank {rank}: {results[rank]}"
                 del open_ranks[rank]
-            if not alive and process.exitcode < 0:
-                deadline = min(deadline, time.monotonic() + GRACE)
+        killed = any((process.exitcode or 0) < 0 for process, _ in ranks)
+        if killed:
+            deadline = min(deadline, time.monotonic() + GRACE)
         if time.monotonic() > deadline:
-            if not any(process.exitcode or 0 for process, _ in ranks):
+            if not killed:
                 raise RankTimeout(f"ranks {', '.join(map(str, open_ranks))} have not ended in time")
-            failures += [f"rank {rank}: still there when another one had been killed" for rank in open_ranks]
+            failures |= {rank: f"rank {rank}: still there when another one had been killed" for rank in open_ranks}
             break
         time.sleep(0.01)
+    failures = [failures[rank] for rank in sorted(failures)]
     if failures and not expect_failure:
         raise AssertionError("\n".join(failures))
     return failures if expect_failure else results
