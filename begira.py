@@ -133,8 +133,7 @@ def report(grid: Grid, overrides: Overrides = None,
 
     study = studies.open_study(grid, overrides or [])
     stores = [study_path(study.name), *(store or [])]
-    written = write(stores, study.grid.resolved(), out or Path("reports") / study.name,
-                    [run for run in study.runs if run.stage in study.grid.targets])
+    written = write(stores, study.grid.resolved(), out or Path("reports") / study.name, study.targets)
     if as_json:
         _print_json(written)
         return
@@ -175,7 +174,7 @@ def judge(grid: Grid, selectors: Selectors = None, *,
     if read:
         typer.echo(judging.read(folder, read))
         return
-    found = judging.answers([study_path(study.name), *(store or [])], study.grid.resolved(), task, language, items,
+    found = judging.answers([study_path(study.name), *(store or [])], study, task, language, items,
                             studies.chosen_ids(study, words) if words else None)
     if write and write.suffix == ".html":
         typer.echo(judging.write_page(found, folder, write, study.name, shown, pairs))
@@ -225,8 +224,7 @@ def further(grid: Grid, overrides: Overrides = None,
 
     study = studies.open_study(grid, overrides or [])
     declaration = study.grid.resolved()
-    desired = [run for run in study.runs if run.stage in study.grid.targets]
-    found = study_of(collect([study_path(study.name)], desired), declared(declaration))
+    found = study_of(collect([study_path(study.name)], study.targets), declared(declaration))
     document = next_grid(found, answer(found), declaration, study.grid.source)
     path = write_grid(document, out or Path(f"next-{study.name}.yaml"))
     typer.echo(f"{document['description']}: `begira submit {path}`")

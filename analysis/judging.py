@@ -3,29 +3,33 @@
 The work is done in judge_plan (what), judge (a server, a batch file), arena (people) and judgements (where it lies)."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from analysis import arena, judge
 from analysis.judge import Intended, Judge, plan
 from analysis.judge_plan import Answered, Scope, answered
 from analysis.judgements import write_table
 from analysis.questions import declared
-from analysis.stores import read_stores
+from analysis.stores import read_stores, superseded
 from core.chat import Chat
 from core.errors import UserError
+from experiments.expand import Study
 
 __all__ = ["Judge", "answers", "ask", "plan", "read", "write_page", "write_requests"]
 
 
-def answers(study_dirs: Iterable[Path], grid: Mapping[str, Any], tasks: list[str] | None, languages: list[str] | None,
+def answers(study_dirs: Iterable[Path], study: Study, tasks: list[str] | None, languages: list[str] | None,
             items: int, chosen: set[str] | None) -> Answered:
-    """The free answers of the study's finished evaluations, of the `chosen` runs where some are."""
+    """The free answers of the study's finished evaluations: of the `chosen` runs where some are, else of all that a
+    report would take."""
     if items < 0:
         raise UserError(f"--items is {items}: give how many, or 0 for all")
-    runs = [run for run in read_stores(study_dirs) if chosen is None or run.id in chosen]
-    return answered(runs, Scope(tuple(tasks or ()), tuple(languages or ()), items), declared(grid).seed_axis)
+    runs = read_stores(study_dirs)
+    if chosen is None:
+        chosen = {run.id for run in runs} - {run.id for run in superseded(runs, study.targets)}
+    scope = Scope(tuple(tasks or ()), tuple(languages or ()), items)
+    return answered([run for run in runs if run.id in chosen], scope, declared(study.grid.resolved()).seed_axis)
 
 
 def ask(intended: Intended, folder: Path, endpoint: str, timeout: float, requests: int) -> str:

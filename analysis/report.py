@@ -77,7 +77,8 @@ def report(study_dirs: Iterable[Path | str], grid: Mapping[str, Any] | None, out
     paths["report.html"] = out / "report.html"
     write_text(paths["report.html"], page)
     summary = {"study": title, "answers": [_summary(study, answers, one) for one in answers.all()],
-               "missing": len(collected.missing)}
+               "missing": len(collected.missing), "left_out": sorted(run.id for run in collected.left_out),
+               "evaluations": sorted(study.runs.index)}
     paths["summary.json"] = out / "summary.json"
     write_json(paths["summary.json"], summary)
     return {**summary, "paths": paths}

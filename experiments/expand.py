@@ -65,6 +65,11 @@ class Study:
     def name(self) -> str:
         return self.grid.name
 
+    @property
+    def targets(self) -> list[Desired]:
+        """The runs that the study is for: those of the grid's target stages."""
+        return [run for run in self.runs if run.stage in self.grid.targets]
+
     def children(self) -> dict[str, list[str]]:
         """Ids of the runs that read each run's product."""
         result: dict[str, list[str]] = {run.id: [] for run in self.runs}

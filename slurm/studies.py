@@ -86,7 +86,7 @@ def chosen_ids(study: Study, words: Iterable[str]) -> set[str]:
 
 def finished(study: Study) -> list[Path]:
     """The directories of the runs that the study is for (its targets). UserError unless all are DONE."""
-    wanted = [run for run in study.runs if run.stage in study.grid.targets]
+    wanted = study.targets
     records = store.read_runs(wanted)
     missing = [run.name for run in wanted if run.id not in records or not records[run.id].done]
     if missing:

@@ -39,6 +39,9 @@ def test_evaluations_of_other_settings_are_left_out_and_named(simulated, tmp_pat
     assert before == after
     assert "8 evaluations were left out" in (tmp_path / "after" / "report.html").read_text()
     assert "left out" not in (tmp_path / "before" / "report.html").read_text()
+    summary = json.loads((tmp_path / "after" / "summary.json").read_text())
+    assert len(summary["evaluations"]) == len(set(summary["evaluations"]) - set(summary["left_out"])) > 8
+    assert len(summary["left_out"]) == 8
 
 
 def test_the_papers_study_can_be_answered_as_it_is_declared(tmp_path):

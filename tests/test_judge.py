@@ -111,6 +111,20 @@ def test_a_dry_run_says_the_cost_and_asks_nothing(begira, tmp_path):
     assert "give --endpoint and --model" in begira.error
 
 
+def test_evaluations_of_other_settings_are_not_judged_unless_they_are_named(tmp_path):
+    """The runs of the grid, and the same points once more under other ids, as an override leaves them."""
+    begira = Begira(tmp_path)
+    words = ["judge", "mini", "--model", "m", "--no-images", "--dry-run"]
+    simulated(begira.runs)
+    own = {run.id for run in read_stores([begira.runs / "mini-eu"])}
+    before = begira(*words)
+    simulated(begira.runs, ids={})
+    others = [run for run in read_stores([begira.runs / "mini-eu"]) if run.is_evaluation and run.id not in own]
+    assert len(others) == 3 and begira(*words) == before
+    named = [one.id for one in others if one.axes["target_ratio"] in (0.0, 1.0)]
+    assert begira(*words, *named).startswith("2 conditions")
+
+
 def test_cost_and_measured_tokens(found, tmp_path):
     made, asked = judged_by(found, tmp_path / "judge")
     tokens = sum(len(one["text"]) // 4 for one in asked), 10 * len(asked)
