@@ -75,7 +75,7 @@ def test_failed_parent_blocks_and_retry_repairs(desk):
 
 
 def test_retry_takes_up_what_was_cancelled_before_it_began(desk):
-    grid = desk.grid("early", {"align": {"steps": 400, "delay": 0.1}, "finetune": {"parents": {"align": "align"}}})
+    grid = desk.grid("early", {"align": {"steps": 160, "delay": 0.1}, "finetune": {"parents": {"align": "align"}}})
     desk.submit(grid)
     desk.until(desk.beat(desk.path(grid, "align"), 2), 60, lambda: desk.describe(grid))
     assert desk.begira("cancel", str(grid)).returncode == 0
