@@ -65,18 +65,20 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> object
 
 
 def ranks_of(runs: Path) -> dict[int, str]:
-    """{pid: run id} of living processes that execute a run below `runs` (forked ranks write their log there)."""
-    found = {}
+    """{pid: run id} of living processes that execute a run below `runs` (forked ranks write their log there), without
+    the processes that these have started."""
+    found, parents = {}, {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             target = os.readlink(entry / "fd" / "1")
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         if target.startswith(str(runs)) and "/logs/" in target:
             found[int(entry.name)] = Path(target).parts[-3]
-    return found
+    return {pid: run for pid, run in found.items() if parents[pid] not in found}
 
 
 def end(process: subprocess.Popen) -> None:

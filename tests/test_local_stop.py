@@ -124,7 +124,8 @@ def test_second_driver_is_refused(begira):
     long = (*ONE, "finetune.steps=2000")
     driver = begira.start("submit", TINY, *long)
     try:
-        (rank,) = wait_until(lambda: list(begira.runs.glob("tiny/finetune/*/heartbeat.json")) and ranks_of(begira.runs))
+        wait_until(lambda: list(begira.runs.glob("tiny/finetune/*/heartbeat.json")))
+        (rank,) = wait_until(lambda: len(found := ranks_of(begira.runs)) == 1 and found)  # a parent may still be ending
         begira("submit", TINY, *long, code=2)
         assert "is being run by process" in begira.error
         states = {row["stage"]: row["state"] for row in begira.json("status", TINY, *long)}
