@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,6 +20,7 @@ from data_tools.check_sample import record_problems, sample_problems
 from data_tools.dataset import SCHEMA, fingerprint
 from data_tools.index import Entry, Truncated, scan
 from data_tools.shards import id_hash, texts
+from data_tools.workers import workers
 
 PROBLEMS = ("manifest", "missing file", "truncated tar", "size", "checksum", "missing index", "stale index",
             "duplicate key", "duplicate id", "missing json", "broken json", "schema", "placeholder", "language missing",
@@ -41,7 +41,7 @@ def check(path: Path | str, mark: bool = False, processes: int = 0) -> list[Find
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the folder of a data set")
     manifest, findings, jobs = _opened(folder)
-    with ProcessPoolExecutor(min(processes or len(os.sched_getaffinity(0)), max(1, len(jobs)))) as pool:
+    with workers(min(processes or len(os.sched_getaffinity(0)), len(jobs))) as pool:
         shards = list(pool.map(_check_shard, jobs))
     duplicates = _duplicates([(job[1]["file"], *shard[1:]) for job, shard in zip(jobs, shards, strict=True)])
     for job, shard in zip(jobs, shards, strict=True):

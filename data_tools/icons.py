@@ -11,7 +11,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from core.errors import UserError
 from core.files import replacing
 from data_tools.concepts import Concept, annotation, candidates
 from data_tools.fetch import cache_folder, members, packages
+from data_tools.workers import workers
 
 # style -> (npm package, role); the held-out styles are never trained on, the development style tunes
 STYLES = {
@@ -135,7 +135,7 @@ def _render_all(files: dict[str, Path], size: int, processes: int, path: Path,
         picked = ((c.character, style.pick(c, english[c.character][0])) for c in candidates(files["emoji-datasource"])
                   if c.character in english)
         jobs += [(name, character, svg) for character, svg in picked if svg]
-    with ProcessPoolExecutor(max(1, processes)) as pool:
+    with workers(processes) as pool:
         results = []
         for data in pool.map(render, [svg for *_, svg in jobs], [size] * len(jobs), chunksize=64):
             results.append(data)
