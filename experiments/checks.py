@@ -51,7 +51,11 @@ def _findings(run: Desired, config: Mapping[str, Any]) -> Iterator[Finding]:
     for name in [*parts, config.get("initial")]:
         if isinstance(name, str) and name and not name.startswith("parent:"):
             yield from _model(name, Path(config["runtime"]["models_root"]))
-    batch = (config.get("train") or {}).get("global_batch")
+    train = config.get("train") or {}
+    if train.get("lora_rank") and not _exists("peft"):
+        yield Finding("train.lora_rank needs peft, which is not installed here",
+                      "pip install 'begira[lora]', or set train.lora_rank=0", grave=False)  # jobs may have another
+    batch = train.get("global_batch")
     if batch and batch % run.world_size:
         yield Finding(f"stage {run.stage}: global batch {batch} is not divisible by {runtime['nodes']} x "
                       f"{runtime['ranks_per_node']} ranks", "change runtime.nodes or runtime.ranks_per_node")

@@ -1,4 +1,6 @@
 """What can be known to go wrong before the first job, and what is only streamed and so cannot be looked for."""
+import sys
+
 import pytest
 import toydata
 
@@ -7,9 +9,9 @@ from experiments.checks import check_runs
 from experiments.expand import Desired
 
 
-def findings(monkeypatch, root, data):
+def findings(monkeypatch, root, data, **more):
     monkeypatch.setenv("BEGIRA_DATA", str(root))
-    config = resolve("core.train:align", {"mixture": {"sources": [{"data": data, "subset": "image"}]}})
+    config = resolve("core.train:align", {"mixture": {"sources": [{"data": data, "subset": "image"}]}, **more})
     run = Desired("0" * 10, "a run", "study", "align", "core.train:align", {}, {}, config)
     return [finding.what for finding in check_runs([run])]
 
@@ -21,3 +23,12 @@ def test_streamed_shards_are_no_missing_data_set(tmp_path, monkeypatch, data):
     assert findings(monkeypatch, tmp_path, "shards") == [f"no data set shards in {tmp_path}"]
     toydata.toy(tmp_path, images=2, texts=1)
     assert findings(monkeypatch, tmp_path, "toy") == []
+
+
+def test_adapters_without_peft_are_found_before_the_start(tmp_path, monkeypatch):
+    toydata.toy(tmp_path, images=2, texts=1)
+    assert findings(monkeypatch, tmp_path, "toy", train={"lora_rank": 4}) == []
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert findings(monkeypatch, tmp_path, "toy") == []
+    assert findings(monkeypatch, tmp_path, "toy", train={"lora_rank": 4}) == \
+        ["train.lora_rank needs peft, which is not installed here"]

@@ -1,4 +1,6 @@
 """Adapters in place of the backbone's weights: only they are trained and stored, and the product has them merged in."""
+import sys
+
 import pytest
 import torch
 import trainruns
@@ -10,11 +12,10 @@ from core import lora
 from core.assemble import assemble
 from core.checkpoint import latest
 from core.config import Model
+from core.errors import UserError
 from core.forward import PackedModel
 from core.run import Run
 from core.train import freeze
-
-pytest.importorskip("peft")
 
 
 def test_the_merged_backbone_computes_what_the_adapted_one_does(tmp_path):
@@ -50,3 +51,10 @@ def test_a_run_stores_adapters_alone_and_leaves_a_whole_backbone(tmp_path):
     assert found.keys() == start.keys()
     changed = {name for name in found if not torch.equal(found[name], start[name])}
     assert any("q_proj" in name for name in changed) and not any("embed_tokens" in name for name in changed)
+
+
+def test_without_peft_it_says_what_to_install(tmp_path, monkeypatch):
+    built = assemble(vision_folder(tmp_path / "clip"), backbone_folder(tmp_path / "lm"), Model())
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"begira\[lora\]"):
+        lora.add(built.net.model.language_model, 4, seed=1)
