@@ -82,8 +82,8 @@ def add_history(queue: Queue, since: float, names: Iterable[str]) -> None:
 def parse_squeue(text: str) -> list[Job]:
     jobs = []
     for line in text.splitlines():
-        parts = line.strip().split("|")
-        if len(parts) >= 5:
+        parts = _columns(line, 5)
+        if len(parts) == 5:
             state, reason = parts[2].split()[0], parts[3]
             jobs.append(Job(parts[0], parts[1], state, "" if reason == "None" else reason, parts[4]))
     return jobs
@@ -93,7 +93,7 @@ def parse_sacct(text: str) -> list[Job]:
     """One job per element; of several rows of one job (it was requeued) the last counts."""
     found: dict[str, Job] = {}
     for line in text.splitlines():
-        parts = line.strip().split("|")
+        parts = _columns(line, 6)
         if len(parts) < 6 or not parts[2]:
             continue
         words = parts[2].split()
@@ -103,6 +103,12 @@ def parse_sacct(text: str) -> list[Job]:
                              _number(code), _number(number), parts[5] not in ("Unknown", "None", ""),
                              words[-1] if words[0] == "CANCELLED" and len(words) > 2 else "")
     return list(found.values())
+
+
+def _columns(line: str, count: int) -> list[str]:
+    """A line's columns. The second, the job's name, may hold a `|` of its own: the user's other jobs are listed too."""
+    first, _, rest = line.strip().partition("|")
+    return [first, *rest.rsplit("|", count - 2)]
 
 
 def expand(job: str) -> list[str]:

@@ -109,6 +109,13 @@ def test_pending_rows_of_sacct_are_not_an_end():
     assert not any(job.ended for job in parse_sacct(f"7_[0-1]|{NAME}|PENDING|0:0|None assigned|Unknown"))
 
 
+def test_a_job_of_the_users_may_have_any_name():
+    job, = parse_squeue("9|x| |y|RUNNING|None|n1")
+    assert (job.id, job.name, job.state, job.nodes) == ("9", "x| |y", "RUNNING", "n1")
+    job, = parse_sacct("9|x| |y|FAILED|3:0|n1|2026-01-01T00:00:00")
+    assert (job.id, job.name, job.state, job.exit_code, job.nodes) == ("9", "x| |y", "FAILED", 3, "n1")
+
+
 def test_strays_are_jobs_of_this_study_that_no_submission_knows(tmp_path):
     from slurm.submissions import mark
 
