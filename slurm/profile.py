@@ -116,7 +116,7 @@ class Profile:
 
 def load(reference: str) -> Profile:
     """The profile of that name or file. Raises UserError naming file, key and remedy."""
-    path = Path(reference) if reference.endswith((".yaml", ".yml")) else _find(reference, FOLDER)
+    path = Path(reference) if reference.endswith((".yaml", ".yml")) else _find(reference)
     if not path.is_file():
         raise _unknown(reference)
     try:
@@ -125,10 +125,10 @@ def load(reference: str) -> Profile:
         raise UserError(f"{path.name}: {error}") from None
 
 
-def _find(name: str, folder: Path) -> Path:
-    """A profile by its name, in that folder or among ours."""
-    for path in (folder / f"{name}.yaml", FOLDER / f"{name}.yaml"):
-        if path.is_file():
+def _find(name: str, heir: Path | None = None) -> Path:
+    """A profile by its name, beside the heir or among ours; an heir of the same name is not its own parent."""
+    for path in (*((heir.parent / f"{name}.yaml",) if heir else ()), FOLDER / f"{name}.yaml"):
+        if path.is_file() and not (heir and path.samefile(heir)):
             return path
     raise _unknown(name)
 
@@ -151,7 +151,7 @@ def _document(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: a profile is a mapping of keys")
     loaded.setdefault("name", path.stem)
     if parent := loaded.get("inherit"):
-        base = _document(_find(f"{parent}", path.parent), (*below, path))
+        base = _document(_find(f"{parent}", path), (*below, path))
         loaded = OmegaConf.to_container(OmegaConf.merge(base, loaded))
     return loaded
 

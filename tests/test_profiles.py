@@ -107,6 +107,15 @@ def test_own_profile_inherits(tmp_path):
         load(str(tmp_path / "ours.yaml"))
 
 
+def test_own_profile_may_be_called_as_the_one_it_inherits(tmp_path):
+    (tmp_path / "leonardo.yaml").write_text("inherit: leonardo\nminutes: 60\n")
+    assert (load(str(tmp_path / "leonardo.yaml")).minutes, load("leonardo").minutes) == (60, 1440)
+    for name, parent in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"inherit: {parent}\n")
+    with pytest.raises(UserError, match="circle"):
+        load(str(tmp_path / "a.yaml"))
+
+
 def test_a_job_of_a_job_has_its_account(monkeypatch):
     """A profile is read again wherever an ending job submits the next; of the job itself nothing is handed on."""
     for name, value in (("JOB_ID", "7"), ("CONF", "/c"), ("ACCOUNT", "ours")):
