@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,20 @@ def _document(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: a profile is a mapping of keys")
+    _check_kinds(loaded, path)
     loaded.setdefault("name", path.stem)
     if parent := loaded.get("inherit"):
         base = _document(_find(f"{parent}", path), (*below, path))
         loaded = OmegaConf.to_container(OmegaConf.merge(base, loaded))
     return loaded
+
+
+def _check_kinds(document: Mapping[str, Any], path: Path) -> None:
+    """Lists are lists and mappings are mappings, before another profile is merged with them."""
+    words = {list: "a list [...]", dict: "a mapping {name: value}"}
+    for key, default in asdict(Profile()).items():
+        if type(default) in words and not isinstance(document.get(key, default), type(default)):
+            raise UserError(f"{path}: '{key}' is {document[key]!r:.60}, it must be {words[type(default)]}")
 
 
 def _expanded(text: str) -> str:

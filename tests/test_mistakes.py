@@ -90,6 +90,19 @@ def test_slips_in_a_profile(tmp_path):
         load(str(path))
 
 
+@pytest.mark.parametrize("text, says", [
+    ("partitions: debug", "'partitions' is 'debug', it must be a list"),
+    ("partitions: {partition: debug}", "'partitions' is {'partition': 'debug'}, it must be a list"),
+    ("environment: [A]", "'environment' is .* it must be a mapping"),
+    ("node: 4", "'node' is 4, it must be a mapping")])
+@pytest.mark.parametrize("parent", ["", "inherit: virtual\n"])
+def test_a_list_for_a_mapping_in_a_profile(tmp_path, parent, text, says):
+    path = tmp_path / "site.yaml"
+    path.write_text(parent + text)
+    with pytest.raises(UserError, match=says):
+        load(str(path))
+
+
 @pytest.mark.parametrize("config, known", [
     ({"n_embd": 64, "n_layer": 2, "vocab_size": 9}, False),
     ({"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 9}, True)])
