@@ -18,9 +18,16 @@ from slurm.queue import Job, Queue
 from slurm.submissions import Submission, key_of, newest, read
 from slurm.triage import Evidence, triage
 
+_MISFITS = {"BadConstraints": "no node has what it asks for", "PartitionTimeLimit": "longer than its partition allows",
+            "PartitionNodeLimit": "its partition allows another number of nodes",
+            "InvalidAccount": "its account is unknown", "InvalidQOS": "its QOS is unknown",
+            "AccountNotAllowed": "its account is not allowed there", "QOSNotAllowed": "its QOS is not allowed there",
+            "AssocMaxWallDurationPerJobLimit": "longer than its account allows",
+            "QOSMaxWallDurationPerJobLimit": "longer than its QOS allows"}
 _PLAIN = {"Priority": "waits for its turn", "Resources": "waits for free nodes", "Dependency": "waits for its parents",
           "BeginTime": "requeued, waits for Slurm's pause", "JobArrayTaskLimit": "waits for the array's throttle",
-          "QOSMaxSubmitJobPerUserLimit": "the site's limit on jobs", "ReqNodeNotAvail": "its nodes are not available"}
+          "QOSMaxSubmitJobPerUserLimit": "the site's limit on jobs", "ReqNodeNotAvail": "its nodes are not available",
+          **{reason: f"{words}: mend the profile, then cancel, retry, submit" for reason, words in _MISFITS.items()}}
 
 
 def observe(study: Path, runs: Sequence[Stored], queue: Queue | None = None) -> tuple[dict[str, Observation], Queue]:

@@ -54,6 +54,19 @@ def test_plan_says_what_submit_does(desk):
     assert set(desk.wait(grid).values()) == {"done"}
 
 
+def test_a_job_that_fits_no_node_says_so_and_what_to_do(desk):
+    grid = desk.grid("misfit", {"train": {"steps": 1}})
+    desk.profiled(node={"cpus": 64, "memory_gb": 500}, memory_gb_per_rank=100)
+    assert desk.submit(grid) == 0
+    says = "no node has what it asks for: mend the profile, then cancel, retry, submit"
+    desk.until(lambda: says in desk.begira("status", str(grid), "--json").stdout, 30, lambda: desk.describe(grid))
+    desk.profiled()
+    for verb in ("cancel", "retry", "submit"):
+        done = desk.begira(verb, str(grid))
+        assert done.returncode == 0, done.stderr
+    assert set(desk.wait(grid, {"done"}).values()) == {"done"}
+
+
 def test_over_budget_is_refused_before_the_first_sbatch(desk, monkeypatch):
     grid = desk.grid("costly", {"train": {"steps": 1, "runtime": {"nodes": 2, "time_minutes": 60}}})
     before = len(desk.sbatch_calls())
