@@ -9,6 +9,7 @@ from pathlib import Path
 from core.errors import UserError
 from experiments.state import Where
 from experiments.store import read_run
+from slurm import submissions
 from slurm.backend import Backend
 from slurm.studies import choose_backend
 
@@ -19,9 +20,17 @@ def newest(run: Path) -> list[Path]:
     """The files of the newest attempt: those that share the newest file's beginning (attempt or job), by node."""
     files = sorted((run / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
     if not files:
-        raise UserError(f"run {run.name} has no log yet: `begira status` says why it waits")
+        raise UserError(f"run {run.name} has no log yet: `begira status` says why{_of_its_job(run)}")
     beginning = files[-1].name.split("_")[0]
     return sorted(path for path in files if path.name.split("_")[0] == beginning)
+
+
+def _of_its_job(run: Path) -> str:
+    """Where its job told of what went wrong before the run began, in words."""
+    study = run.parent.parent
+    array, _ = submissions.newest(submissions.read(study)).get(run.name, (None, 0))
+    folder = submissions.folder(study) / array.key if array else None
+    return f"; its job's: {folder}/*.log" if folder and any(folder.glob("*.log")) else ""
 
 
 def over(run: Path, backend: Backend) -> bool:

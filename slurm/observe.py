@@ -7,6 +7,7 @@ nothing to it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from core.errors import UserError
@@ -85,6 +86,8 @@ def _ended(id_: str, job: Job, run: Stored, had_parents: bool) -> Observation:
     if ours is not None and ours.outcome and job.state != "CANCELLED":
         return Observation(Where.ENDED, id_)
     verdict = triage(Evidence(job.state, job.exit_code, job.exit_signal, job.nodes))
+    if verdict.cause == "unknown" and not run.attempts:  # its environment, most likely: no line of ours was reached
+        verdict = replace(verdict, reason="its job ended before it began: `begira logs` says where it told why")
     return Observation(Where.ENDED, id_, verdict.reason, verdict.cause, job.nodes)
 
 

@@ -1,4 +1,6 @@
 """Every way to fail is named from its evidence, with the accounting database up and down, and gets what it is worth."""
+from pathlib import Path
+
 import pytest
 
 from core.run import Run
@@ -57,6 +59,21 @@ def test_out_of_memory_gets_a_larger_job_by_itself(desk):
     asked = [line for folder in (desk.folder / "runs/grows/slurm").glob("*/*_submission.sh")
              for line in folder.read_text().splitlines() if "--mem=" in line]
     assert sorted(set(asked)) == ["#SBATCH --mem=409MB", "#SBATCH --mem=614MB"]
+
+
+def test_a_job_that_ends_before_its_run_begins_tells_where_to_look(desk):
+    """Its environment is broken: mended, the next submit goes on."""
+    desk.profiled(python="/nosuch/python")
+    grid = desk.grid("unborn", {"train": {"steps": 1}})
+    desk.submit(grid)
+    assert desk.wait(grid, seconds=60) == {"train": "failed"}
+    assert "ended before it began: `begira logs` says where" in desk.begira("status", str(grid), "--json").stdout
+    told = desk.begira("logs", str(desk.path(grid, "train")))
+    assert told.returncode == 2 and "its job's: " in told.stderr, told.stderr
+    folder = Path(told.stderr.partition("its job's: ")[2].strip().removesuffix("/*.log"))
+    assert any("/nosuch/python" in log.read_text() for log in folder.glob("*.log"))
+    desk.profiled()
+    assert desk.submit(grid) == 0 and desk.wait(grid, {"done"}, 60)
 
 
 def test_failed_parent_blocks_and_retry_repairs(desk):
