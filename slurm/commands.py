@@ -21,8 +21,7 @@ _PASSING = ("Unable to contact slurm controller", "Socket timed out", "Connectio
 
 def call(*command: str, patience: float = PATIENCE, timeout: float = 60.0) -> str:
     """Standard output of a command. Raises UserError naming it if it is not there or keeps failing."""
-    if not shutil.which(command[0]):
-        raise UserError(f"no {command[0]} on this machine: submit from a login node, or use --cluster local")
+    need(command[0])
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -36,6 +35,13 @@ def call(*command: str, patience: float = PATIENCE, timeout: float = 60.0) -> st
         if time.monotonic() > deadline or not passing:
             raise UserError(f"{' '.join(command)[:100]} failed: {error[:300] or f'exit code {done.returncode}'}")
         time.sleep(2.0)
+
+
+def need(*names: str) -> None:
+    """UserError unless this machine has these commands."""
+    for name in names:
+        if not shutil.which(name):
+            raise UserError(f"no {name} on this machine: submit from a login node, or use --cluster local")
 
 
 def release(jobs: Sequence[str]) -> None:

@@ -62,6 +62,7 @@ def submit(study: Path, arrays: Sequence[Array], paths: Mapping[str, Path], prof
 
     Jobs are kept off the nodes in `avoided`. Where Slurm refuses an array, those before it wait for nothing that comes
     after them, and go. UserError then."""
+    commands.need("sbatch", "srun")  # submitit looks for the latter
     made: list[Submission] = []
     submissions.withdraw(study, replaced)
     try:

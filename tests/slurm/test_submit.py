@@ -1,4 +1,5 @@
 """A grid goes through Slurm as arrays, end to end, and a second submit has nothing to do."""
+import pytest
 
 
 def test_stages_run_as_linked_arrays(desk):
@@ -16,3 +17,16 @@ def test_stages_run_as_linked_arrays(desk):
     assert all(len(desk.attempts(desk.path(grid, name))) == 1 for name in states)
     assert desk.submit(grid) == 0
     assert len(desk.sbatch_calls()) == before + 7
+
+
+@pytest.mark.parametrize("missing", ["squeue", "sbatch", "srun"])
+def test_a_machine_without_a_command_of_slurms(desk, monkeypatch, missing):
+    grid = desk.grid(f"without-{missing}", {"train": {"steps": 1}})
+    tools = desk.folder / "bin"
+    tools.mkdir()
+    for tool in {"squeue", "sacct", "scontrol", "scancel", "sbatch", "srun"} - {missing}:
+        (tools / tool).symlink_to(desk.cluster.root / "bin" / tool)
+    monkeypatch.setenv("PATH", str(tools))
+    refused = desk.begira("submit", str(grid))
+    assert refused.returncode == 2 and f"begira: no {missing} on this machine" in refused.stderr, refused.stderr
+    assert not list((desk.folder / "runs").glob("*/slurm/*/submission.json"))
