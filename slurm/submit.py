@@ -173,7 +173,10 @@ def _sbatch(executor: Any, one: Submission) -> str:
             jobs = executor.submit_array([Job(path) for path in one.paths])
     except (FailedJobError, FailedSubmissionError) as error:
         submissions.remove(Path(one.paths[0]).parent.parent, one)
-        raise UserError(f"Slurm refused {one.stage}: {' '.join(str(error).split())[-300:]}") from None
+        words = " ".join(str(error).replace("sbatch: error: ", "").split())[-300:]
+        remedy = "set the profile's max_jobs to the site's limit, and ending jobs submit the rest" \
+            if "submit limit" in words else "mend the profile or the stage's `runtime`, then `begira submit` again"
+        raise UserError(f"Slurm refused {one.stage}: {words}: {remedy}") from None
     return str(jobs[0].job_id).partition("_")[0]
 
 

@@ -48,4 +48,16 @@ def test_a_larger_array_would_be_refused(narrow, tmp_path):
         grid = desk.grid("refused", {"train": {"steps": 1}}, {"seed": seeds})
         done = desk.begira("submit", str(grid))
         assert done.returncode == 2 and "Slurm refused train" in done.stderr, done.stderr
+        assert "mend the profile" in done.stderr
         assert not [p for p in (tmp_path / "runs" / "refused" / "slurm").iterdir() if p.is_dir()]
+
+
+def test_a_limit_that_the_profile_does_not_know_is_said_with_its_key(narrow, tmp_path):
+    with Desk(narrow, tmp_path) as desk:
+        grid = desk.grid("over", {"first": {"delay": 0.5}, "train": {"parents": {"first": "first"}}},
+                         {"seed": {"key": "first.start", "values": list(range(20))}})
+        done = desk.begira("submit", str(grid))
+        assert done.returncode == 2 and "set the profile's max_jobs to the site's limit" in done.stderr, done.stderr
+        desk.profiled(max_jobs=30, memory_gb_per_rank=1)
+        assert desk.submit(grid) == 0
+        assert set(desk.wait(grid, {"done"}, seconds=150).values()) == {"done"}
