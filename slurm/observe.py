@@ -39,7 +39,7 @@ def observe(study: Path, runs: Sequence[Stored], queue: Queue | None = None) -> 
     unknown = [one for run in runs if not run.done and _is_open(run) and run.id in submitted
                for one, index in [submitted[run.id]] if one.element(index) not in queue.jobs]
     if unknown:
-        slurm_queue.add_history(queue, min(one.created for one in unknown), [one.name for one in unknown])
+        slurm_queue.add_history(queue, {one.job: one.name for one in unknown})
     seen = {}
     for run in runs:
         if run.id in submitted and not run.done:
@@ -77,7 +77,8 @@ def judge(submission: Submission, index: int, run: Stored, queue: Queue) -> Obse
 
 def _ended(id_: str, job: Job, run: Stored, had_parents: bool) -> Observation:
     if job.state == "CANCELLED" and not run.attempts:
-        by_slurm = job.reason == "DependencyNeverSatisfied" or (had_parents and not job.started and job.by in ("", "0"))
+        by_slurm = job.reason == "DependencyNeverSatisfied" or (had_parents and (
+            job.by == slurm_queue.SLURM or (not job.started and job.by in ("", "0"))))
         if by_slurm and not _was_cancelled_by_person(job):
             return Observation(Where.ABSENT, id_)
     if job.state == "COMPLETED":
@@ -92,7 +93,7 @@ def _ended(id_: str, job: Job, run: Stored, had_parents: bool) -> Observation:
 
 
 def _was_cancelled_by_person(job: Job) -> bool:
-    return job.reason.startswith("JobHeldUser") or job.by not in ("", "0")
+    return job.reason.startswith("JobHeldUser") or job.by not in ("", "0", slurm_queue.SLURM)
 
 
 def _vanished(id_: str, run: Stored, queue: Queue) -> Observation:

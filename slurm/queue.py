@@ -5,8 +5,7 @@ down with its database; then what the runs recorded themselves has to do."""
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.errors import UserError
@@ -16,6 +15,8 @@ SQUEUE = "%i|%j|%T|%r|%N"
 SACCT = "JobID,JobName,State,ExitCode,NodeList,Start"
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY",
                    "BOOT_FAIL", "DEADLINE", "REVOKED"})
+SLURM = "slurm"
+_NAMELESS = "allocation"    # what sacct calls a job that was cancelled before the database had heard of it
 _WAITS = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 
 
@@ -31,7 +32,7 @@ class Job:
     exit_code: int = 0
     exit_signal: int = 0
     started: bool = True
-    by: str = ""                # who cancelled it, where sacct says so
+    by: str = ""                # who cancelled it, where sacct says so: a user's number, or SLURM itself
 
     @property
     def ended(self) -> bool:
@@ -64,12 +65,13 @@ def look(patience: float = commands.PATIENCE) -> Queue:
     return Queue({job.id: job for job in parse_squeue(text)})
 
 
-def add_history(queue: Queue, since: float, names: Iterable[str]) -> None:
-    """Lay what sacct knows of jobs with these names, begun after `since` (epoch), under what squeue said."""
-    wanted = set(names)
+def add_history(queue: Queue, jobs: Mapping[str, str]) -> None:
+    """Lay what sacct knows of these jobs ({id, of an array its own: name}) under what squeue said.
+
+    It is asked by id: by time it leaves out what was cancelled while it waited for its parents."""
+    wanted = {*jobs.values(), _NAMELESS}
     try:
-        text = commands.call("sacct", "--noheader", "--parsable2", "--allocations", f"--user={commands.user()}",
-                             f"--starttime={time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(since - 60))}",
+        text = commands.call("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(sorted(jobs))}",
                              f"--format={SACCT}", patience=0.0, timeout=30.0)
     except UserError:
         queue.accounting = False
@@ -101,7 +103,7 @@ def parse_sacct(text: str) -> list[Job]:
         for id_ in expand(parts[0]):
             found[id_] = Job(id_, parts[1], words[0].rstrip("+"), "", "" if parts[4] == "None assigned" else parts[4],
                              _number(code), _number(number), parts[5] not in ("Unknown", "None", ""),
-                             words[-1] if words[0] == "CANCELLED" and len(words) > 2 else "")
+                             (words[-1] if len(words) > 2 else SLURM) if words[0] == "CANCELLED" else "")
     return list(found.values())
 
 

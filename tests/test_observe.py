@@ -83,6 +83,7 @@ CASES = [
     ("", {"sacct": row("CANCELLED by 1000"), "attempts": [OPEN]}, State.CANCELLED, "cancelled"),
     ("", {"sacct": row("CANCELLED by 0", start="Unknown"), "parents": True}, State.PLANNED, ""),
     ("", {"sacct": row("CANCELLED by 1000", start="Unknown"), "parents": True}, State.CANCELLED, "cancelled"),
+    ("", {"sacct": row("CANCELLED"), "parents": True}, State.PLANNED, ""),  # nobody's number: Slurm itself
     ("", {"sacct": row("REQUEUED") + "\n" + row("NODE_FAIL"), "attempts": [OPEN]}, State.LOST, "node_failure"),
     ("", {"sacct": row("FAILED", "0:11"), "attempts": [OPEN]}, State.LOST, "unknown"),
     # and accounting does not answer

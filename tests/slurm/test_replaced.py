@@ -1,14 +1,17 @@
 """Jobs that others replace, and arrays that Slurm refuses half-way: nothing is lost, and nothing looks like a person's
 cancel."""
+import os
 from dataclasses import replace
 
 import pytest
 
 from core.errors import UserError
 from experiments import store
-from slurm import submissions, submit
+from experiments.state import Where
+from slurm import observe, submissions, submit
 from slurm.arrays import Array, Reference
 from slurm.profile import load
+from slurm.queue import SLURM, Queue
 from slurm.resources import request
 from tests.cluster.cluster import REPOSITORY
 
@@ -67,6 +70,19 @@ def test_a_persons_scancel_stays(desk, behind):
     grid, job = behind
     desk.cluster.run("scancel", job)
     desk.until(lambda: desk.states(grid)["finetune"] == "cancelled", 20, lambda: desk.describe(grid))
+
+
+@pytest.mark.parametrize("cancelled", ["finetune", "align"])
+def test_what_squeue_has_forgotten_accounting_tells(desk, behind, cancelled):
+    """Also of a job that never came to wait for anything but its parents: who cancelled it, a person or Slurm."""
+    grid, job = behind
+    desk.cluster.run("scancel", job if cancelled == "finetune" else desk.job(desk.path(grid, "align")))
+    desk.until(lambda: "CANCELLED" in desk.rows(job), 30, lambda: desk.describe(grid))
+    run = store.read_run(desk.path(grid, "finetune"))
+    seen, queue = observe.observe(study_of(desk, grid), [run], Queue())
+    assert queue.jobs[job].state == "CANCELLED"
+    assert queue.jobs[job].by == (str(os.getuid()) if cancelled == "finetune" else SLURM)
+    assert cancelled == "finetune" or seen[run.id].where is Where.ABSENT
 
 
 def test_arrays_before_a_refused_one_go(desk):
