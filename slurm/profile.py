@@ -106,6 +106,9 @@ class Profile:
     def __post_init__(self) -> None:
         if self.gres not in ("gpus-per-node", "gres", "none"):
             raise UserError(f"profile {self.name}: gres is '{self.gres}', choose gpus-per-node, gres or none")
+        for key in ("max_jobs", "throttle"):
+            if getattr(self, key) < 0:
+                raise UserError(f"profile {self.name}: {key} is {getattr(self, key)}, it must not be negative")
         if self.max_array < 2:
             raise UserError(f"profile {self.name}: max_array is {self.max_array}, it must be at least 2")
 

@@ -73,6 +73,7 @@ def test_connector_alone_needs_one_gpu():
     (lambda: request(load("leonardo"), {"nodes": 65}), "no partition takes 65 nodes"),
     (lambda: request(load("leonardo"), {"ranks_per_node": 5}), "5 ranks per node"),
     (lambda: Profile(name="x", gres="gpu"), "choose gpus-per-node"),
+    (lambda: Profile(name="x", max_jobs=-3), "max_jobs is -3, it must not be negative"),
     (lambda: fit(load("leonardo"), 7, Shape(8e10, 8e10, 8192, 80, 128256), 4096), "do not fit"),
 ])
 def test_mistakes_are_said(what, words):
