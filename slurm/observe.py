@@ -27,6 +27,7 @@ _MISFITS = {"BadConstraints": "no node has what it asks for", "PartitionTimeLimi
             "QOSMaxWallDurationPerJobLimit": "longer than its QOS allows"}
 _PLAIN = {"Priority": "waits for its turn", "Resources": "waits for free nodes", "Dependency": "waits for its parents",
           "BeginTime": "requeued, waits for Slurm's pause", "JobArrayTaskLimit": "waits for the array's throttle",
+          "JobHeldAdmin": "held by an administrator",
           "QOSMaxSubmitJobPerUserLimit": "the site's limit on jobs", "ReqNodeNotAvail": "its nodes are not available",
           **{reason: f"{words}: mend the profile, then cancel, retry, submit" for reason, words in _MISFITS.items()}}
 
@@ -68,8 +69,11 @@ def judge(submission: Submission, index: int, run: Stored, queue: Queue) -> Obse
     if job is None:
         return _vanished(id_, run, queue)
     if job.waits:
-        where = Where.HELD if job.held else Where.QUEUED
-        return Observation(where, id_, _PLAIN.get(job.reason, job.reason), nodes=job.nodes, waits_for=waits_for)
+        where, why = (Where.HELD if job.held else Where.QUEUED), _PLAIN.get(job.reason, job.reason)
+        if job.reason == "JobHeldUser":
+            why = f"held by hand: `scontrol release {id_}`" if submission.state == "released" else \
+                "its submitter did not come to release it: `begira submit` does"
+        return Observation(where, id_, why, nodes=job.nodes, waits_for=waits_for)
     if not job.ended:
         return Observation(Where.RUNNING, id_, nodes=job.nodes, waits_for=waits_for)
     return _ended(id_, job, run, bool(waits_for))

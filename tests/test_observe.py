@@ -101,6 +101,13 @@ def test_state(text, more, state, cause):
     assert state_of(text, **more) == (state, cause)
 
 
+@pytest.mark.parametrize("state, says", [("submitted", "begira submit"), ("released", "scontrol release 7_0")])
+def test_a_held_job_says_who_lets_it_go(state, says):
+    one = Submission("89abcdef", NAME, "train", ["r", "s"], ["path", "path2"], state, "7")
+    queue = Queue({"7_0": parse_squeue(line("PENDING", "JobHeldUser"))[0]})
+    assert says in observe.judge(one, 0, Stored("path", {"id": "r", "name": "r"}), queue).reason
+
+
 def test_array_ids():
     assert expand("7_[0,2-4%2]") == ["7_0", "7_2", "7_3", "7_4"]
     assert expand("7_3") == ["7_3"] and expand("7") == ["7"] and expand("7_0.batch") == []
