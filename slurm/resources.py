@@ -58,7 +58,7 @@ class Request:
     ranks_per_node: int
     cpus_per_rank: int
     gpus_per_node: int
-    memory_gb: float             # per node; 0: whole nodes, the site's default
+    memory_gb: float             # per node; 0: whole nodes, all of it
     minutes: int
     signal_seconds: int = 60     # before the limit
     whole_nodes: bool = False

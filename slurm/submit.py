@@ -121,7 +121,7 @@ def parameters(one: Submission, array: Array, folder: Path, profile: Profile, co
     if wanted.memory_gb:
         values["mem"] = f"{int(wanted.memory_gb * 1024)}MB"
     if wanted.whole_nodes:
-        values["exclusive"] = True
+        values.update(exclusive=True, mem="0")  # 0: all; without it, a site's default per core, however little that is
     if array.element_wise >= 0:
         values["dependency"] = f"aftercorr:{made[array.element_wise].job}"
     elif array.after:

@@ -30,3 +30,12 @@ def test_a_machine_without_a_command_of_slurms(desk, monkeypatch, missing):
     refused = desk.begira("submit", str(grid))
     assert refused.returncode == 2 and f"begira: no {missing} on this machine" in refused.stderr, refused.stderr
     assert not list((desk.folder / "runs").glob("*/slurm/*/submission.json"))
+
+
+def test_a_whole_node_comes_with_all_of_its_memory(desk):
+    desk.profiled(partitions=[{"partition": "debug", "whole_nodes": True}])
+    grid = desk.grid("whole", {"train": {"steps": 1}})
+    assert desk.submit(grid) == 0 and desk.wait(grid, {"done"})
+    told = desk.cluster.run("scontrol", "show", "job", desk.job(desk.path(grid, "train")))
+    node = desk.cluster.layout.options
+    assert f"cpu={node.cpus},mem={node.memory}M" in told, told
