@@ -104,7 +104,9 @@ def _action(run: Desired, status: Status, lost: str | None, observed: Mapping[st
         return Action(Kind.RESUBMIT if status.attempts else Kind.SUBMIT, run, status.reason or "not yet run", status)
     if status.may_retry:
         return Action(Kind.RESUBMIT, run, _because(state, status), status)
-    remedy = "" if state is State.CANCELLED else "; mend it, then `begira retry`"
+    remedy = "; mend it, then `begira retry`"
+    if state is State.CANCELLED:
+        remedy = "" if "begira retry" in status.reason else "; `begira retry` takes it up again"
     return Action(Kind.NOTHING, run, _because(state, status) + remedy, status)
 
 

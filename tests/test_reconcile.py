@@ -137,6 +137,14 @@ def test_what_waits_for_a_person_is_told_by_its_state():
     assert not any(one.waits_for_a_person for one in reconcile(CHAIN, statuses(CHAIN, well, {"id2": Q}, NOW)))
 
 
+@pytest.mark.parametrize("record, seen", [(Record(), Observation(E, cause="cancelled")),
+                                          (Record(request={"kind": "cancel"}), Observation())])
+def test_however_it_was_cancelled_the_way_back_is_said_once(record, seen):
+    run = expand(load(TINY)).runs[0]
+    action, = reconcile([run], statuses([run], {run.id: record}, {run.id: seen}, time.time()))
+    assert action.reason.count("`begira retry` takes it up again") == 1
+
+
 def test_grandchild_of_a_cancelled_run_is_not_submitted():
     failed = {"id0": Record(attempts=[ended(1, "failed", "code")])}
     assert list(kinds(CHAIN, failed, {"id1": Q}).values()) == [Kind.NOTHING, Kind.CANCEL, Kind.NOTHING]
