@@ -74,11 +74,11 @@ def _file(path: Path) -> Iterator[Row]:
             yield from _parquet(path)
         elif path.suffix == ".json":
             loaded = json.loads(path.read_text(encoding="utf-8"))
-            yield from loaded if isinstance(loaded, list) else loaded.get("data", [])
+            yield from _mappings(path, loaded.get("data") if isinstance(loaded, dict) else loaded)
         elif path.name.endswith((".jsonl", ".jsonl.gz")):
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(path, "rt", encoding="utf-8") as stream:
-                yield from (json.loads(line) for line in stream if line.strip())
+                yield from _mappings(path, (json.loads(line) for line in stream if line.strip()))
         elif path.suffix in (".csv", ".tsv"):
             csv.field_size_limit(1 << 24)
             with open(path, encoding="utf-8", newline="") as stream:
@@ -87,6 +87,16 @@ def _file(path: Path) -> Iterator[Row]:
             raise UserError(f"{path} has no known kind: {', '.join(SUFFIXES)}")
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} cannot be read ({str(error)[:120]}): fetch it again") from error
+
+
+def _mappings(path: Path, loaded: Any) -> Iterator[Row]:
+    """What a JSON file holds, row by row. Raises UserError where that is no list, or a row is no mapping."""
+    if not isinstance(loaded, Iterable) or isinstance(loaded, (str, dict)):
+        raise UserError(f"{path} holds no list of rows: write [{{...}}, {{...}}], or {{\"data\": [...]}}")
+    for number, row in enumerate(loaded, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, row {number}, is {str(row)[:40]!r}: a row is a mapping of fields {{\"id\": ...}}")
+        yield row
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -119,7 +129,7 @@ def _datasets(location: str, split: str, config: str) -> Iterator[Row]:
 
 def _is_hub_id(location: str) -> bool:
     parts = location.split("/")
-    return len(parts) == 2 and all(parts) and not location.startswith((".", "~"))
+    return len(parts) == 2 and all(parts) and not location.startswith((".", "~")) and not location.endswith(SUFFIXES)
 
 
 def aligned(base: Iterable[Row], target: Iterable[Row], key: str, repeats: bool = False
@@ -185,4 +195,6 @@ def _aligned_groups(base: Iterable[Row], target: Iterable[Row], key: str) -> Ite
 def _key(row: Row, key: str) -> Any:
     if key not in row:
         raise UserError(f"a row has no field '{key}' to join the languages by (fields: {', '.join(row)}): set join=...")
+    if isinstance(row[key], (list, dict)):
+        raise UserError(f"a row has {str(row[key])[:40]} as '{key}' to join the languages by: give a text or a number")
     return row[key]

@@ -128,3 +128,21 @@ def test_another_version_of_the_code_builds_anew(tmp_path, monkeypatch):
     assert sources.recipe("magpie", "eu", sources.Options(data=str(data))) == before
     (tmp_path / "converters.py").write_text("# other rules\n")
     assert sources.recipe("magpie", "eu", sources.Options(data=str(data))) != before
+
+
+@pytest.mark.parametrize("name, text, says", [
+    ("a.json", "5", "a.json holds no list of rows"), ("a.json", '{"rows": []}', "a.json holds no list of rows"),
+    ("a.json", '["bus"]', "a.json, row 1, is 'bus'"), ("a.jsonl", '{"conversation_id": 1}\n7\n', "row 2, is '7'"),
+    ("a.json", '[{"conversation_id": ["x"]}]', r"\['x'\] as 'conversation_id'")])
+def test_json_that_holds_no_rows_is_named(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    target = write(tmp_path / "eu.jsonl", [talk(0)])
+    with pytest.raises(UserError, match=says):
+        build("magpie", tmp_path / "out", "eu", {"data": str(tmp_path / name), "target_data": str(target)})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data own/rows\.json does not exist"):
+        list(tables.rows("own/rows.json"))
