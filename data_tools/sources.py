@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.structured import require
 from data_tools import converters, tables
 from data_tools.concepts import unit
 from data_tools.converters import Reader, Skip
@@ -45,6 +46,9 @@ class Options:
     limit: int = 0               # rows to read, 0: all
     characters: int = 6000       # a longer text-only document is cut into pieces
     require_target: bool = False # drop rows without the target language (evaluation always does)
+
+    def __post_init__(self) -> None:
+        require("", self, limit=0, characters=2)
 
 
 def names() -> list[str]:

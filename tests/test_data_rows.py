@@ -146,3 +146,10 @@ def test_a_file_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"data own/rows\.json does not exist"):
         list(tables.rows("own/rows.json"))
+
+
+@pytest.mark.parametrize("option", ["limit=-1", "characters=0"])
+def test_a_number_of_rows_or_characters_below_nothing_is_refused(tmp_path, option):
+    key, value = option.split("=")
+    with pytest.raises(UserError, match=f"{key} is {value}: it must be at least"):
+        magpie(tmp_path, [talk(0)], [talk(0)], **{key: int(value)})
