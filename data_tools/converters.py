@@ -178,8 +178,7 @@ def _choice(question: str, options: list[str], answer: int) -> dict[str, Any]:
 def _turns(listed: Any) -> list[dict[str, str]]:
     roles = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
     try:
-        turns = [_turn(roles[t.get("from", t.get("role"))], _bare(str(t.get("value", t.get("content")))))
-                 for t in listed]
+        turns = [_turn(roles[t.get("from", t.get("role"))], _bare(t.get("value", t.get("content")))) for t in listed]
     except (AttributeError, KeyError, TypeError):
         raise Skip("conversation is no list of turns by human and gpt") from None
     while turns and turns[-1]["role"] != "assistant":

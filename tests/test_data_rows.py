@@ -153,3 +153,11 @@ def test_a_number_of_rows_or_characters_below_nothing_is_refused(tmp_path, optio
     key, value = option.split("=")
     with pytest.raises(UserError, match=f"{key} is {value}: it must be at least"):
         magpie(tmp_path, [talk(0)], [talk(0)], **{key: int(value)})
+
+
+def test_a_turn_without_text_is_no_answer_none(tmp_path):
+    """null in JSON would be learned as the word "None"."""
+    base = [{"conversation_id": f"c{i}", "conversations": [{"from": "human", "value": "Say it"},
+                                                           {"from": "gpt", "value": (None, "Yes")[i]}]} for i in (0, 1)]
+    counts, found = magpie(tmp_path, base, [talk(0), talk(1)])
+    assert counts["skipped: conversation is no list of turns by human and gpt"] == 1 and len(found) == 1
