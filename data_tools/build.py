@@ -85,8 +85,9 @@ class _progress:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+        console = Console(file=sys.stderr)  # a file gets no bar, nor the empty line that would end it
         self.bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), TimeElapsedColumn(),
-                            console=Console(file=sys.stderr), transient=True)
+                            console=console, transient=True, disable=not console.is_terminal)
         self.title = title
 
     def __enter__(self) -> Any:

@@ -88,7 +88,8 @@ class Pictures:
                 raise UserError(f"source '{source}' holds URLs only: download the images first and set images=FOLDER")
             self.store = Store(self.root)
         elif "file" in how and (self.root is None or not self.root.is_dir()):
-            raise UserError(f"source '{source}' names image files: set images=FOLDER that holds them")
+            given = f"{root} is no folder, " if root else ""
+            raise UserError(f"source '{source}' names image files: {given}set images=FOLDER that holds them")
 
     def get(self, row: Mapping[str, Any]) -> bytes | None:
         """The encoded image of a row, None if there is none. Raises UserError without such a column."""

@@ -14,6 +14,7 @@ from data_tools import sources, tables
 from data_tools.build import build
 from data_tools.check import check
 from data_tools.converters import pieces
+from tests.begira_process import Begira
 
 ROWS = 12
 
@@ -241,3 +242,11 @@ def test_pieces_keep_every_word_in_order(characters):
     cut = list(pieces(document, characters))
     assert all(0 < len(p) <= characters for p in cut)
     assert "".join("".join(cut).split()) == "".join(document.split())
+
+
+def test_a_mistake_is_one_line_that_names_the_folder(tmp_path):
+    options = {**lay(tmp_path, "llava-instruct"), "images": str(tmp_path / "nowhere")}
+    words = ["data", "build", "llava-instruct", *(f"{key}={value}" for key, value in options.items())]
+    begira = Begira(tmp_path)
+    begira(*words, "--out", str(tmp_path / "out"), code=2)
+    assert begira.error.count("\n") == 1 and f"{tmp_path / 'nowhere'} is no folder" in begira.error
