@@ -24,8 +24,8 @@ app.add_typer(data, name="data")
 _PLACES = {"ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EEXIST"}
 
 
-def _option(words: str, metavar: str | None = None) -> Any:
-    return typer.Option(help=words, metavar=metavar)
+def _option(words: str, metavar: str | None = None, least: float | None = None) -> Any:
+    return typer.Option(help=words, metavar=metavar, min=least)
 
 
 Grid = Annotated[str, typer.Argument(help="A grid's name or its YAML file.", metavar="GRID")]
@@ -89,7 +89,7 @@ def status(grid: Grid, selectors: Selectors = None, cluster: Cluster = None, as_
 @app.command()
 def logs(run: RunName,
          follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
-         last: Annotated[int, typer.Option("-n", help="Lines per node; 0 for all.")] = 40) -> None:
+         last: Annotated[int, typer.Option("-n", help="Lines per node; 0 for all.", min=0)] = 40) -> None:
     """The log of a run's newest attempt."""
     from experiments.store import find_run
     from slurm.logs import lines
@@ -151,15 +151,15 @@ def judge(grid: Grid, selectors: Selectors = None, *,
           task: Annotated[list[str] | None, _option("Default: all with free answers.")] = None,
           language: Annotated[list[str] | None, _option("Default: all.")] = None,
           items: Annotated[int, _option("Per subset, task and language; 0: all.")] = 100,
-          pairs: Annotated[int, _option("Pairs of conditions per item; 0: all.")] = 0,
+          pairs: Annotated[int, _option("Pairs of conditions per item; 0: all.", least=0)] = 0,
           images: Annotated[bool, _option("Show the judge the image.")] = True,
-          requests: Annotated[int, _option("At the same time.")] = 8,
-          timeout: Annotated[float, _option("Seconds for one reply.")] = 120.0,
-          price_in: Annotated[float, _option("Of a million tokens read.")] = 0.0,
-          price_out: Annotated[float, _option("Of a million tokens written.")] = 0.0,
+          requests: Annotated[int, _option("At the same time.", least=1)] = 8,
+          timeout: Annotated[float, _option("Seconds for one reply.", least=1)] = 120.0,
+          price_in: Annotated[float, _option("Of a million tokens read.", least=0)] = 0.0,
+          price_out: Annotated[float, _option("Of a million tokens written.", least=0)] = 0.0,
           dry_run: Annotated[bool, _option("Say how many calls, tokens and what cost; ask nothing.")] = False,
           write: Annotated[Path | None, _option(".html: a page for people to vote on; .jsonl: a batch file.")] = None,
-          shown: Annotated[int, _option("Pairs on the page.")] = 100,
+          shown: Annotated[int, _option("Pairs on the page.", least=1)] = 100,
           read: Annotated[Path | None, _option("Votes (.json, .csv), or results of a batch (.jsonl).")] = None,
           out: Annotated[Path | None, _option("The report's folder. Default: reports/<study>.", "DIR")] = None,
           store: Annotated[list[Path] | None, _option("The study's folder on another cluster.", "DIR")] = None) -> None:
@@ -360,7 +360,7 @@ def _guarded(debug: bool) -> int:
             sys.stderr.write(f"{error.format_message()}\n")  # type: ignore[attr-defined]
             return 2
         if hasattr(error, "format_message"):  # a word that the parser does not understand
-            return _complain(f"{error.format_message()} See `begira --help`.", 2, debug)
+            return _complain(f"{error.format_message().rstrip('.')}. See `begira --help`.", 2, debug)
         return _complain(f"{type(error).__name__}: {error} (a fault of begira's: --debug shows where)", 1, debug)
 
 

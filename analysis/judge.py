@@ -106,7 +106,7 @@ class Intended:
         said = {"pair": f"{len(self.records) // 2:,} pairs of answers, each in both orders",
                 "rubric": f"{len(self.records):,} answers"}[self.judge.kind]
         return [f"{len(self.found.conditions)} conditions, {items:,} items of {tasks} in {languages}: {said}",
-                f"{len(self.calls):,} calls of {self.judge.model}; {made:,} judgements are there already, "
+                f"{len(self.calls):,} calls of {self.judge.model or 'a judge'}; {made:,} judgements are there already, "
                 f"{len(self.open) - len(self.calls):,} are ties of equal answers and need none",
                 f"about {came[0]:,.0f} tokens in and {came[1]:,.0f} out ({source}), {self.judge.cost(*came):,.2f} at "
                 f"{self.judge.price_in:g} and {self.judge.price_out:g} a million"]

@@ -41,7 +41,8 @@ def ask(intended: Intended, folder: Path, endpoint: str, timeout: float, request
         raise UserError("no judge to ask: give --endpoint and --model, or write what is to be asked with --write")
     if intended.calls and not endpoint.startswith(("http://", "https://")):
         raise UserError(f"--endpoint {endpoint} is no address: give one such as http://localhost:8000/v1")
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)  # a file gets no bar, nor the empty line that would end it
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(intended.judge.model, total=len(intended.calls))
         judge.ask(intended, folder, Chat(endpoint, timeout), requests,
                   lambda done, total: bar.update(task, completed=done, total=total))

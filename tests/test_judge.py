@@ -205,12 +205,24 @@ def test_no_server_is_said_and_nothing_is_lost(found, tmp_path):
 
 def test_what_cannot_be_asked_or_read_is_refused(begira, tmp_path):
     (tmp_path / "votes.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    server = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "x")
     for words, says in ((("--endpoint", "foo", "--model", "x"), "--endpoint foo is no address"),
                         (("--items", "-3", "--dry-run"), "--items is -3"),
+                        (("--pairs", "-1", "--dry-run"), "'--pairs': Input should be greater than or equal to 0. See"),
+                        (("--write", str(tmp_path / "page.html"), "--shown", "-3"), "for '--shown'"),
+                        ((*server, "--requests", "0"), "for '--requests'"),
+                        ((*server, "--timeout", "-1"), "for '--timeout'"),
+                        (("--price-in", "-1", "--dry-run"), "for '--price-in'"),
+                        (server, "does not answer"),
                         (("--read", str(tmp_path / "votes.csv")), "votes.csv is no text")):
         begira("judge", "mini", "--no-images", "--out", str(tmp_path / "out"), *words, code=2)
         assert says in begira.error and begira.error.count("\n") == 1, begira.error
-    assert not list(tmp_path.glob("out/**/*.parquet"))
+    assert not list(tmp_path.glob("out/**/*.parquet")) and not (tmp_path / "page.html").exists()
+
+
+def test_what_a_judge_without_a_name_would_cost_is_a_sentence(begira, tmp_path):
+    said = begira("judge", "mini", "--no-images", "--out", str(tmp_path / "out"), "--dry-run")
+    assert " calls of a judge; 0 judgements" in said
 
 
 def test_tables_say_who_is_preferred_and_how_far_to_trust(runs, found, tmp_path):
