@@ -213,7 +213,7 @@ def board(grid: Grid, selectors: Selectors = None,
 @app.command("next")
 def further(grid: Grid, overrides: Overrides = None,
             out: Annotated[Path | None, _option("Default: next-<study>.yaml.", "FILE")] = None) -> None:
-    """Write the grid of the further seeds that would decide what the study leaves open."""
+    """Write a grid of further seeds for what the study leaves open: half of those that are expected to decide it."""
     from analysis.answers import answer
     from analysis.collect import collect
     from analysis.further import next_grid, write_grid

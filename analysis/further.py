@@ -72,7 +72,7 @@ def next_grid(study: Study, answers: Answers, grid: Mapping[str, Any], source: s
     axis = study.questions.seed_axis
     seeds = sorted({point[axis] for point in points})
     return {"name": grid.get("name"), "inherit": source,
-            "description": f"{len(points)} runs that would decide what is open in {grid.get('name')}",
+            "description": f"{len(points)} further models towards what is open in {grid.get('name')}",
             "axes": {axis: {"values": seeds}}, "include": _merged(points, axis)}
 
 

@@ -108,6 +108,7 @@ def test_next_asks_only_for_what_is_open(tmp_path):
     path = write_grid(next_grid(study, answers, {"name": "simulated"}, "mini"), tmp_path / "next.yaml")
     written = yaml.safe_load(path.read_text())
     assert written["inherit"] == "mini" and written["name"] == "simulated"
+    assert f"{len(points)} further models towards" in written["description"]
     assert len(written["include"]) == 16
     for one in answers.all():
         one.verdict = "yes"
