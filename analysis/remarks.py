@@ -18,10 +18,10 @@ def transfer(study: Study) -> list[str]:
         return []
     seen, unseen = ends
     low, high = unseen.interval()
-    share = f", {percent(unseen.effect / seen.effect)} of that" if low > 0 and seen.interval()[0] > 0 else ""
+    share = f", {percent(unseen.effect / seen.effect)} of that," if low > 0 and seen.interval()[0] > 0 else ""
     return [f"From the lowest to the highest ratio the score changes by {points(seen.effect, True)} points "
             f"{interval(*seen.interval(), True)} on concepts that were named in {study.target} in training, and by "
-            f"{points(unseen.effect, True)} {interval(low, high, True)}{share}, on concepts that never were."
+            f"{points(unseen.effect, True)} {interval(low, high, True)}{share} on concepts that never were."
             f"{_measurable(unseen)}"]
 
 

@@ -73,6 +73,13 @@ def test_the_page_asks_nothing_of_a_network(made):
     assert "url(" not in page
 
 
+def test_no_sentence_says_more_than_the_runs_and_the_grid_do(made):
+    """When the grid was written, no report can know; and a comma stands only around what stands between two."""
+    words = text_of(made[1])
+    assert "the tests are those that the grid declares" in words and "before any run" not in words
+    assert re.search(r"by [+−]?[\d.]+ \[[^]]+\](, \d+ % of that,)? on concepts that never were\.", words)
+
+
 def test_names_that_look_alike_are_left_out_of_their_columns(store):
     from analysis.collect import collect
     from analysis.questions import declared
