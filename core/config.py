@@ -56,6 +56,9 @@ class Validation:
     shown: int = 4                   # items whose answers and images TensorBoard shows
     max_new_tokens: int = 16
 
+    def __post_init__(self) -> None:
+        require("runtime.validation.", self, every=0, items=1, shown=0, max_new_tokens=1)
+
 
 @dataclass
 class TrainRuntime(Runtime):
@@ -122,6 +125,10 @@ class Tokenizer:
     target_share: float = 0.1        # of the characters it is trained on
     characters: int = 4_000_000
 
+    def __post_init__(self) -> None:
+        require("tokenizer.", self, vocabulary=1, characters=1)
+        require_share("tokenizer.target_share", self.target_share)
+
 
 @dataclass
 class BackboneConfig:
@@ -138,6 +145,11 @@ class BackboneConfig:
     pack: Pack = field(default_factory=Pack)
     train: Train = field(default_factory=Train)
     runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        require("", self, layers=1, hidden=1, heads=1, intermediate=1, initializer_range=0)
+        if self.hidden % self.heads:
+            raise UserError(f"hidden is {self.hidden}: it must be a multiple of heads, {self.heads}")
 
 
 @dataclass
@@ -159,6 +171,10 @@ class EncoderConfig:
     augment: float = 0.5             # strength; 0 only mirrors
     seed: int = 0
     runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        require("", self, image_size=1, hidden=1, depth=1, epochs=1, batch=1, lr=0, weight_decay=0, label_smoothing=0,
+                phrases=0, augment=0)
 
 
 @dataclass

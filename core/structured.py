@@ -73,6 +73,9 @@ def _check_keys(schema: Any, values: Any, place: str) -> None:
     known = hints(schema)
     for key, value in values.items():
         where = f"{place}{key}"
+        if is_dataclass(known.get(key)) and not isinstance(value, (Mapping, known[key])):
+            inner = ", ".join(hints(known[key]))
+            raise UserError(f"configuration key '{where}' is {value!r}: set a key of it ({inner})")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1, 0.4)
             hint = f"did you mean '{place}{near[0]}'?" if near else f"valid keys: {', '.join(known)}"

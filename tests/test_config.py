@@ -41,6 +41,25 @@ def test_a_value_that_can_never_run_is_named_with_its_key_and_the_remedy(key, va
     assert key in message or key == "mixture.sources"
 
 
+@pytest.mark.parametrize(("function", "key", "value", "remedy"), [
+    ("core.encoder:encoder", "epochs", 0, "epochs is 0: it must be at least 1"),
+    ("core.encoder:encoder", "lr", -1, "lr is -1.0: it must be at least 0"),
+    ("core.backbone:backbone", "layers", 0, "layers is 0: it must be at least 1"),
+    ("core.backbone:backbone", "heads", 3, "hidden is 128: it must be a multiple of heads, 3"),
+    ("core.backbone:backbone", "tokenizer.target_share", 2, "tokenizer.target_share is 2.0: it must lie in 0..1"),
+    (TRAIN, "runtime.validation.items", -3, "runtime.validation.items is -3: it must be at least 1")])
+def test_encoder_backbone_and_validation_have_ranges_too(function, key, value, remedy):
+    with pytest.raises(UserError) as caught:
+        resolve(function, nested(key, value))
+    assert str(caught.value) == remedy
+
+
+@pytest.mark.parametrize("key", ["train", "train.lr", "mixture.text_only"])
+def test_a_number_in_the_place_of_a_section_is_named(key):
+    with pytest.raises(UserError, match=rf"configuration key '{key}' is 3: set a key of it \("):
+        resolve(TRAIN, nested(key, 3))
+
+
 def test_a_part_is_not_trained_at_rate_0():
     vision = {"trained": ["connector", "vision"]}
     with pytest.raises(UserError, match=r"train\.lr\.vision is 0\.0: give it a rate above 0, or take vision out of"):
