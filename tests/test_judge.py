@@ -19,6 +19,7 @@ from core.errors import UserError
 from tests.begira_process import Begira, end, wait_until
 from tests.judge_server import biased, serving
 from tests.judged import BLIND, ITEMS, judged_by, simulated
+from tests.simulated_store import simulate
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,15 @@ def test_what_cannot_be_asked_or_read_is_refused(begira, tmp_path):
         begira("judge", "mini", "--no-images", "--out", str(tmp_path / "out"), *words, code=2)
         assert says in begira.error and begira.error.count("\n") == 1, begira.error
     assert not list(tmp_path.glob("out/**/*.parquet")) and not (tmp_path / "page.html").exists()
+
+
+def test_answers_that_cannot_be_read_are_named(tmp_path):
+    folder = simulate(tmp_path, "tiny", ratios=(0.0, 1.0), backbones=("llama",), text_only=("none",), seeds=(0,),
+                      items=4)
+    run = next(run for run in read_stores([folder]) if run.is_evaluation)
+    (run.path / "items.parquet").write_text("junk")
+    with pytest.raises(UserError, match=r"items\.parquet cannot be read .*: remove it and the run's DONE"):
+        answered(read_stores([folder]), Scope())
 
 
 def test_what_a_judge_without_a_name_would_cost_is_a_sentence(begira, tmp_path):
