@@ -17,8 +17,12 @@ MAX_PIXELS = 64 << 20    # more than this is refused before it is decoded
 
 def open_image(data: bytes) -> Any:
     """The PIL image in mode RGB. Raises ValueError or OSError for what is no image, is cut short, or is too large."""
+    from PIL import UnidentifiedImageError
+
     try:
         return _rgb(data)
+    except UnidentifiedImageError:  # its own words name an object in memory
+        raise ValueError("no image of a known kind") from None
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # decoders raise what they like on broken files

@@ -79,5 +79,5 @@ def test_a_bad_image_is_the_users_mistake(run, tmp_path):
     with pytest.raises(UserError, match="no image"):
         ask(run.path, tmp_path / "none.png", "What is this?")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(UserError, match="cannot be read as an image"):
+    with pytest.raises(UserError, match=r"text\.png cannot be read as an image \(no image of a known kind\)"):
         ask(run.path, tmp_path / "text.png", "What is this?")
