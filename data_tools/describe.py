@@ -42,8 +42,8 @@ def shown(result: Mapping[str, Any]) -> str:
              *((one.get("tokens") or {}).get(code) for code in languages)]
             for one in result["subsets"]]
     lines = [f"{result['name']}: {', '.join(languages)}", *_aligned([head, *rows])]
-    lines += [f"source: {one.get('name')} {one.get('version', '')}, {one.get('licence', 'no licence given')}"
-              for one in result["sources"]]
+    lines += [f"source: {one.get('name')} {one.get('version', '')}".rstrip()
+              + f", {one.get('licence', 'no licence given')}" for one in result["sources"]]
     lines += [f"20 % of the samples of {one['subset']} ({key.split()[-1]}) are {share['tokens']:.1%} of its tokens and "
               f"{share['loss']:.1%} of its supervised tokens (lengths-{key.split()[0]})"
               for one in result["subsets"] if one["kind"] == "image"

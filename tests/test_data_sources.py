@@ -14,6 +14,8 @@ from data_tools import sources, tables
 from data_tools.build import build
 from data_tools.check import check
 from data_tools.converters import pieces
+from data_tools.describe import shown
+from data_tools.show import show
 from tests.begira_process import Begira
 
 ROWS = 12
@@ -242,6 +244,11 @@ def test_pieces_keep_every_word_in_order(characters):
     cut = list(pieces(document, characters))
     assert all(0 < len(p) <= characters for p in cut)
     assert "".join("".join(cut).split()) == "".join(document.split())
+
+
+def test_a_source_without_a_version_is_shown_without_a_gap(tmp_path):
+    build("magpie", tmp_path / "out", "eu", lay(tmp_path, "magpie"))
+    assert "magpie-data.parquet, llama3.1" in shown(show(tmp_path / "out"))
 
 
 def test_a_mistake_is_one_line_that_names_the_folder(tmp_path):
