@@ -1,13 +1,15 @@
 """Grid files on disk: where one is found, how it is read, what `inherit` makes of two. Meaning: experiments.grid."""
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from experiments.grid_shape import check_document
+from experiments.grid_shape import SHARED, check_document
 from experiments.words import nearest, one_of
 
 GRIDS = Path(__file__).resolve().parent / "grids"
@@ -85,6 +87,7 @@ def document_of(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if "inherit" not in own:
         return own
     below = document_of(find(_beside(own["inherit"], path)), (*seen, path))
+    _check_shared(own, below, path)
     name = own.get("name") or path.stem
     result = {**merged(below, {k: v for k, v in own.items() if k not in ("stages", "axes")}), "name": name}
     result["stages"] = {**(below.get("stages") or {})}
@@ -97,6 +100,18 @@ def document_of(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     for key, axis in (own.get("axes") or {}).items():
         result["axes"][key] = _inherited_axis(result["axes"].get(key), axis, key)
     return result
+
+
+def _check_shared(own: Mapping[str, Any], below: Mapping[str, Any], path: Path) -> None:
+    """A shared value that the inherited grid lacks is for something in this one; else it is a slip, and what it was
+    meant to replace would be read in silence."""
+    entries = [entry for stage in (own.get("stages") or {}).values() if stage for entry in listed(stage.get("config"))]
+    said = json.dumps([own, *(read_yaml(CONFIGS / entry) for entry in entries if isinstance(entry, str))], default=str)
+    for part in SHARED:
+        for key in own.get(part) or {}:
+            inherited = below.get(part) or {}
+            if key not in inherited and not re.search(rf"\$\{{\s*{part}\.{re.escape(str(key))}\b", said):
+                raise UserError(f"{path.name}: nothing reads {part}.{key}: {nearest(str(key), inherited)}")
 
 
 def _inherited_axis(below: Any, above: Any, name: str) -> Any:

@@ -174,3 +174,11 @@ def test_paper_study():
     paper = study(grid="paper")
     assert stages(paper.runs).count("align") == 2 and stages(paper.runs).count("finetune") == 2 * 6 * 4
     assert len(paper.runs) == 2 + 48 + 48
+
+
+def test_a_shared_value_that_nothing_reads_is_named(tmp_path):
+    """data.tarrget would leave the inherited target in place, and nobody would notice."""
+    with pytest.raises(UserError, match=r"slip\.yaml: nothing reads data\.tarrget: did you mean 'target'\?"):
+        load(written(tmp_path, "slip", f"inherit: {TINY}\ndata: {{tarrget: cy}}\n"))
+    read = f"inherit: {TINY}\nname: 'tiny-${{data.new}}'\ndata: {{target: cy, new: 1}}\n"
+    assert load(written(tmp_path, "read", read)).name == "tiny-1"
