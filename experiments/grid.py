@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.config import SCHEMAS
 from core.errors import UserError
 from experiments.grid_file import CONFIGS, document_of, find, listed, merged, read_yaml, resolved
 from experiments.grid_shape import AXIS, SHARED, check_document, check_shape
@@ -167,6 +168,8 @@ def _stage(name: str, body: Mapping[str, Any]) -> Stage:
     function = str(body.get("function", ""))
     if not re.fullmatch(r"[^\s:]+:[^\s:]+", function):
         raise UserError(f"stages.{name}.function is '{function}': write module:function, e.g. core.train:finetune")
+    if function not in SCHEMAS and function.partition(".")[0] in {own.partition(".")[0] for own in SCHEMAS}:
+        raise UserError(f"stages.{name}.function: no stage function '{function}': {nearest(function, SCHEMAS)}")
     config: dict[str, Any] = {}
     for entry in listed(body.get("config")):
         config = merged(config, entry if isinstance(entry, Mapping) else read_yaml(CONFIGS / entry))

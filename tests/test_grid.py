@@ -182,3 +182,10 @@ def test_a_shared_value_that_nothing_reads_is_named(tmp_path):
         load(written(tmp_path, "slip", f"inherit: {TINY}\ndata: {{tarrget: cy}}\n"))
     read = f"inherit: {TINY}\nname: 'tiny-${{data.new}}'\ndata: {{target: cy, new: 1}}\n"
     assert load(written(tmp_path, "read", read)).name == "tiny-1"
+
+
+@pytest.mark.parametrize("function", ["core.train:fintune", "core.trian:finetune"])
+def test_a_mistyped_stage_function_is_named(tmp_path, function):
+    path = written(tmp_path, "g", f"inherit: mini\nstages: {{finetune: {{function: '{function}'}}}}\n")
+    with pytest.raises(UserError, match=rf"no stage function '{function}': did you mean 'core\.train:finetune'\?"):
+        load(path)
