@@ -103,7 +103,7 @@ def _backbone(study: Study, estimates: Estimates) -> Answer:
         return Answer("backbone", reason=f"backbones in the study: {len(q.backbone)}; the question needs two")
     weights = balanced(estimates.conditions, q.backbone_axis, q.backbone, _above_zero(study, estimates))
     if weights is None:
-        return Answer("backbone", reason="the backbones were not run in the same combinations")
+        return Answer("backbone", reason=_apart(study, q.backbone_axis, q.backbone, "backbones"))
     w = weights[1] - weights[0]
     c = estimates.contrast(w)
     yes = max(c.p_below(q.margin), c.p_above(-q.margin))
@@ -122,7 +122,8 @@ def _text_only(study: Study, estimates: Estimates) -> Answer:
     keep = _above_zero(study, estimates)
     weights = balanced(estimates.conditions, q.text_axis, [roles[against], roles["target"]], keep)
     if weights is None:
-        return Answer("text_only", reason="the text-only levels were not run in the same combinations")
+        return Answer("text_only", reason=_apart(study, q.text_axis, [roles[against], roles["target"]],
+                                                 "text-only levels"))
     w = weights[1] - weights[0]
     c = estimates.contrast(w)
     found = _filled("text_only", estimates, w, (0.0, q.margin), c.p_above(0.0), c.p_below(q.margin))
@@ -132,6 +133,14 @@ def _text_only(study: Study, estimates: Estimates) -> Answer:
         plain = balanced(estimates.conditions, q.text_axis, [roles["none"], roles["target"]], keep)
         found.details["against_none"] = None if plain is None else estimates.contrast(plain[1] - plain[0])
     return found
+
+
+def _apart(study: Study, axis: str, levels: list[str], what: str) -> str:
+    """Why these levels cannot be compared: one that was never run (or is mistyped), or no combination in common."""
+    run = {str(level) for level in study.levels(axis)}
+    lacking = [level for level in levels if level not in run]
+    return f"no run with {axis} {' or '.join(lacking)} is done" if lacking else \
+        f"the {what} were not run in the same combinations"
 
 
 def _above_zero(study: Study, estimates: Estimates) -> np.ndarray:

@@ -137,6 +137,11 @@ def test_a_study_without_an_axis_leaves_its_question_open(tmp_path):
     assert answers.backbone.verdict == answers.text_only.verdict == "not decided"
     assert "needs two" in sentence(study, answers, answers.backbone)
     assert np.isfinite(answers.ratio.effect)
+    asked = {"set": "", "backbone": ["llama", "gpt"], "text_only": {"none": "none", "target": "targt"}}
+    study = study_of(collect([directory]), declared({"analysis": asked}))
+    answers = answer(study)
+    assert "no run with backbone gpt is done" in sentence(study, answers, answers.backbone)
+    assert "no run with text_only targt is done" in sentence(study, answers, answers.text_only)
 
 
 def test_roles_are_found_by_name():
