@@ -121,6 +121,13 @@ class Desk:
         text = self.cluster.run("sacct", "-X", "-D", "-n", "-P", "-j", job, "-o", "State", check=False)
         return [line.split()[0] for line in text.splitlines() if line.strip()]
 
+    def ended_after(self, job: str, requeues: int) -> bool:
+        """Whether a job was requeued so often and then completed. Slurm's controller is asked for the end: its database
+        may go on calling a job that was requeued RUNNING."""
+        told = self.cluster.run("scontrol", "-o", "show", "job", job, check=False)
+        return (f"Restarts={requeues} " in told and "JobState=COMPLETED " in told
+                and self.rows(job)[:requeues] == ["REQUEUED"] * requeues)
+
     def sbatch_calls(self) -> list[int]:
         """Exit statuses of every sbatch so far."""
         return [status for status, _ in self.cluster.calls("sbatch")]
