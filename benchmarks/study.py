@@ -7,6 +7,7 @@ pages that forked workers share count once. Not part of `make bench`: it takes a
 """
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -49,14 +50,17 @@ def memory(processes: list[int]) -> float:
 
 
 def main() -> int:
-    folder, *arguments = sys.argv[1:]
-    clone, caches = Path(folder).resolve() / "begira", Path(folder).resolve() / "caches"
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("arguments", nargs="*", help="of make, e.g. TARGET=cy")
+    options = parser.parse_args()
+    clone, caches = (options.folder.resolve() / name for name in ("begira", "caches"))
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     environment = {**os.environ, "PIP_CACHE_DIR": f"{caches}/pip", "npm_config_cache": f"{caches}/npm",
                    "BEGIRA_CACHE": f"{caches}/begira"}
     begun, peak = time.monotonic(), 0.0
-    make = subprocess.Popen(["make", "study", *arguments], cwd=clone, env=environment, text=True, errors="replace",
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    make = subprocess.Popen(["make", "study", *options.arguments], cwd=clone, env=environment, text=True,
+                            errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def show() -> None:
         for line in make.stdout:

@@ -10,12 +10,15 @@ LISTED = 40      # findings that are printed one by one
 
 
 def built(result: Mapping[str, Any]) -> str:
-    """Where the data set is, what it holds, and whether anything was done."""
+    """Where the data set is, what it holds, whether anything was done, and which rows of the source are not in it."""
     manifest = result["manifest"]
     subsets = manifest["subsets"]
     samples = sum(entry["samples"] for entry in subsets.values())
     done = f"built in {result['seconds']:.0f} s" if result["state"] == "built" else "complete already, nothing was done"
     lines = [f"{result['path']}: {done}; {samples:,} samples in {len(subsets)} subsets"]
+    rows = manifest.get("rows", {})
+    lost = "; ".join(f"{count:,} {reason}" for reason, count in rows.items() if "skipped" in reason)
+    lines += [f"of {rows['rows']:,} rows {rows['kept']:,} were kept; {lost}"] if lost else []
     lines += [f"text: {note}" for note in manifest.get("text", []) if isinstance(note, str)]
     return "\n".join(lines)
 

@@ -42,7 +42,9 @@ def check_runs(runs: Iterable[Desired]) -> list[Finding]:
 
 def _findings(run: Desired, config: Mapping[str, Any]) -> Iterator[Finding]:
     runtime = run.runtime
-    yield from _data(config, Path(config["runtime"]["data_root"]))
+    root = Path(config["runtime"]["data_root"])
+    yield from _data(config, root)
+    yield from _languages(config.get("mixture") or {}, root)
     module = run.function.partition(":")[0]
     if not _exists(module):
         yield Finding(f"stage {run.stage}: no module {module}", "correct `function` in the grid")
@@ -91,6 +93,17 @@ def _subset(name: str, subset: str, root: Path) -> Iterator[Finding]:
     elif subset and subset not in manifest.get("subsets", {}):
         yield Finding(f"data set {name} has no subset {subset}",
                       f"it has {', '.join(sorted(manifest.get('subsets', {})))}")
+
+
+def _languages(mixture: Mapping[str, Any], root: Path) -> Iterator[Finding]:
+    """A target language that no data set of the image-text mixture has, where one is asked for."""
+    target, sets = mixture.get("target_language"), {source["data"] for source in mixture.get("sources") or ()}
+    found = [read_json(root / name / "manifest.json") for name in sorted(sets) if not is_stream(name)]
+    if target and mixture.get("target_ratio") and len(found) == len(sets) and all(found):
+        spoken = sorted({code for manifest in found for code in manifest.get("languages", ())})
+        if target not in spoken:
+            yield Finding(f"no data set of the mixture has the language {target}",
+                          f"they have {', '.join(spoken)}: correct data.target, or build them for {target}")
 
 
 def _model(name: str, root: Path) -> Iterator[Finding]:

@@ -9,9 +9,10 @@ from experiments.checks import check_runs
 from experiments.expand import Desired
 
 
-def findings(monkeypatch, root, data, **more):
+def findings(monkeypatch, root, data, mixture=(), **more):
     monkeypatch.setenv("BEGIRA_DATA", str(root))
-    config = resolve("core.train:align", {"mixture": {"sources": [{"data": data, "subset": "image"}]}, **more})
+    mixture = {"sources": [{"data": data, "subset": "image"}], **dict(mixture)}
+    config = resolve("core.train:align", {"mixture": mixture, **more})
     run = Desired("0" * 10, "a run", "study", "align", "core.train:align", {}, {}, config)
     return [finding.what for finding in check_runs([run])]
 
@@ -32,3 +33,11 @@ def test_adapters_without_peft_are_found_before_the_start(tmp_path, monkeypatch)
     assert findings(monkeypatch, tmp_path, "toy") == []
     assert findings(monkeypatch, tmp_path, "toy", train={"lora_rank": 4}) == \
         ["train.lora_rank needs peft, which is not installed here"]
+
+
+def test_a_target_language_that_the_data_lack_is_found_before_the_start(tmp_path, monkeypatch):
+    toydata.toy(tmp_path, images=2, texts=1)
+    welsh = {"target_language": "cy", "target_ratio": 0.2}
+    assert findings(monkeypatch, tmp_path, "toy", {**welsh, "target_language": "eu"}) == []
+    assert findings(monkeypatch, tmp_path, "toy", {**welsh, "target_ratio": 0.0}) == []
+    assert findings(monkeypatch, tmp_path, "toy", welsh) == ["no data set of the mixture has the language cy"]

@@ -10,6 +10,7 @@ from core.errors import UserError
 from core.shards import DataSet
 from data_tools import sources, tables
 from data_tools.build import build
+from data_tools.describe import built
 from data_tools.download import BlockStore
 
 
@@ -57,9 +58,12 @@ def talk(i, instruction="Say {}", response="{}!"):
 def magpie(folder, base, target, **options):
     """(manifest's account, samples by id) of a text-only source whose languages are joined by conversation_id."""
     places = {"data": str(write(folder / "base.jsonl", base)), "target_data": str(write(folder / "eu.jsonl", target))}
-    manifest = build("magpie", folder / "out", "eu", {**places, **options})["manifest"]
+    result = build("magpie", folder / "out", "eu", {**places, **options})
     subset = DataSet(folder / "out").subset("text")
-    return manifest["rows"], {record["id"]: record["turns"] for record in map(subset.record, range(len(subset)))}
+    rows, said = result["manifest"]["rows"], built(result)
+    lost = [f"{count} {reason}" for reason, count in rows.items() if "skipped" in reason]
+    assert all(one in said for one in lost) and ("were kept" in said) == bool(lost)
+    return rows, {record["id"]: record["turns"] for record in map(subset.record, range(len(subset)))}
 
 
 @pytest.mark.parametrize("order", [1, -1])     # the translation comes early or late
