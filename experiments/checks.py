@@ -44,7 +44,7 @@ def _findings(run: Desired, config: Mapping[str, Any]) -> Iterator[Finding]:
     runtime = run.runtime
     root = Path(config["runtime"]["data_root"])
     yield from _data(config, root)
-    yield from _languages(config.get("mixture") or {}, root)
+    yield from _languages(config, root)
     module = run.function.partition(":")[0]
     if not _exists(module):
         yield Finding(f"stage {run.stage}: no module {module}", "correct `function` in the grid")
@@ -95,15 +95,18 @@ def _subset(name: str, subset: str, root: Path) -> Iterator[Finding]:
                       f"it has {', '.join(sorted(manifest.get('subsets', {})))}")
 
 
-def _languages(mixture: Mapping[str, Any], root: Path) -> Iterator[Finding]:
-    """A target language that no data set of the image-text mixture has, where one is asked for."""
-    target, sets = mixture.get("target_language"), {source["data"] for source in mixture.get("sources") or ()}
-    found = [read_json(root / name / "manifest.json") for name in sorted(sets) if not is_stream(name)]
-    if target and mixture.get("target_ratio") and len(found) == len(sets) and all(found):
-        spoken = sorted({code for manifest in found for code in manifest.get("languages", ())})
-        if target not in spoken:
-            yield Finding(f"no data set of the mixture has the language {target}",
-                          f"they have {', '.join(spoken)}: correct data.target, or build them for {target}")
+def _languages(config: Mapping[str, Any], root: Path) -> Iterator[Finding]:
+    """Languages that are asked for and that none of the data sets has: of the image-text mixture, or of the tasks."""
+    mixture, tasks = config.get("mixture") or {}, config.get("tasks") or ()
+    asked = [(mixture["target_language"], mixture.get("sources") or ())] if mixture.get("target_ratio") else []
+    asked += [(language, tasks) for language in config.get("languages") or () if tasks]
+    for language, entries in asked:
+        sets = sorted({entry["data"] for entry in entries})
+        found = [read_json(root / name / "manifest.json") for name in sets if not is_stream(name)]
+        spoken = sorted({code for manifest in found for code in (manifest or {}).get("languages", ())})
+        if len(found) == len(sets) and all(found) and language not in spoken:
+            yield Finding(f"data set {', '.join(sets)} has no {language}",
+                          f"it has {', '.join(spoken)}: correct the language, or build the data for {language}")
 
 
 def _model(name: str, root: Path) -> Iterator[Finding]:

@@ -10,10 +10,13 @@ from experiments.expand import Desired
 
 
 def findings(monkeypatch, root, data, mixture=(), **more):
-    monkeypatch.setenv("BEGIRA_DATA", str(root))
     mixture = {"sources": [{"data": data, "subset": "image"}], **dict(mixture)}
-    config = resolve("core.train:align", {"mixture": mixture, **more})
-    run = Desired("0" * 10, "a run", "study", "align", "core.train:align", {}, {}, config)
+    return found(monkeypatch, root, "core.train:align", {"mixture": mixture, **more})
+
+
+def found(monkeypatch, root, function, config):
+    monkeypatch.setenv("BEGIRA_DATA", str(root))
+    run = Desired("0" * 10, "a run", "study", "a stage", function, {}, {}, resolve(function, config))
     return [finding.what for finding in check_runs([run])]
 
 
@@ -40,4 +43,7 @@ def test_a_target_language_that_the_data_lack_is_found_before_the_start(tmp_path
     welsh = {"target_language": "cy", "target_ratio": 0.2}
     assert findings(monkeypatch, tmp_path, "toy", {**welsh, "target_language": "eu"}) == []
     assert findings(monkeypatch, tmp_path, "toy", {**welsh, "target_ratio": 0.0}) == []
-    assert findings(monkeypatch, tmp_path, "toy", welsh) == ["no data set of the mixture has the language cy"]
+    assert findings(monkeypatch, tmp_path, "toy", welsh) == ["data set toy has no cy"]
+    asked = {"tasks": [{"data": "toy", "subset": "image"}], "languages": ["en", "xx"]}
+    assert found(monkeypatch, tmp_path, "core.evaluate:evaluate", asked) == ["data set toy has no xx"]
+    assert found(monkeypatch, tmp_path, "core.evaluate:evaluate", {**asked, "languages": ["en", "eu"]}) == []
