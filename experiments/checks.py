@@ -98,13 +98,14 @@ def _subset(name: str, subset: str, root: Path) -> Iterator[Finding]:
 def _languages(config: Mapping[str, Any], root: Path) -> Iterator[Finding]:
     """Languages that are asked for and that none of the data sets has: of the image-text mixture, or of the tasks."""
     mixture, tasks = config.get("mixture") or {}, config.get("tasks") or ()
-    asked = [(mixture["target_language"], mixture.get("sources") or ())] if mixture.get("target_ratio") else []
-    asked += [(language, tasks) for language in config.get("languages") or () if tasks]
+    target = mixture.get("target_language") if mixture.get("target_ratio") else None
+    asked = [(target, mixture.get("sources") or ())] if target else []
+    asked += [(language, tasks) for language in config.get("languages") or ()]
     for language, entries in asked:
-        sets = sorted({entry["data"] for entry in entries})
-        found = [read_json(root / name / "manifest.json") for name in sets if not is_stream(name)]
+        sets = sorted({entry.get("data") or "" for entry in entries})
+        found = [read_json(root / name / "manifest.json") for name in sets if name and not is_stream(name)]
         spoken = sorted({code for manifest in found for code in (manifest or {}).get("languages", ())})
-        if len(found) == len(sets) and all(found) and language not in spoken:
+        if sets and len(found) == len(sets) and all(found) and language not in spoken:
             yield Finding(f"data set {', '.join(sets)} has no {language}",
                           f"it has {', '.join(spoken)}: correct the language, or build the data for {language}")
 

@@ -47,3 +47,4 @@ def test_a_target_language_that_the_data_lack_is_found_before_the_start(tmp_path
     asked = {"tasks": [{"data": "toy", "subset": "image"}], "languages": ["en", "xx"]}
     assert found(monkeypatch, tmp_path, "core.evaluate:evaluate", asked) == ["data set toy has no xx"]
     assert found(monkeypatch, tmp_path, "core.evaluate:evaluate", {**asked, "languages": ["en", "eu"]}) == []
+    assert found(monkeypatch, tmp_path, "core.evaluate:evaluate", {**asked, "tasks": []}) == []
