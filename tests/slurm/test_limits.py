@@ -54,8 +54,8 @@ def test_a_larger_array_would_be_refused(narrow, tmp_path):
 
 def test_a_limit_that_the_profile_does_not_know_is_said_with_its_key(narrow, tmp_path):
     with Desk(narrow, tmp_path) as desk:
-        grid = desk.grid("over", {"first": {"delay": 0.5}, "train": {"parents": {"first": "first"}}},
-                         {"seed": {"key": "first.start", "values": list(range(20))}})
+        grid = desk.grid("over", {"first": {"delay": 0.1}, "train": {"parents": {"first": "first"}}},
+                         {"seed": {"key": "first.start", "values": list(range(16))}})
         done = desk.begira("submit", str(grid))
         assert done.returncode == 2 and "set the profile's max_jobs to the site's limit" in done.stderr, done.stderr
         desk.profiled(max_jobs=30, memory_gb_per_rank=1)
