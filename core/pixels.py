@@ -22,7 +22,7 @@ def open_image(data: bytes) -> Any:
     try:
         return _rgb(data)
     except UnidentifiedImageError:  # its own words name an object in memory
-        raise ValueError("no image of a known kind") from None
+        raise UnidentifiedImageError("no image of a known kind") from None
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # decoders raise what they like on broken files
