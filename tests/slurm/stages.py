@@ -24,6 +24,7 @@ def count(run: Run) -> dict:
     if saved:
         state = read_json(saved[-1])
         step, value = state["step"], state["value"]
+    agree(run, rank, world, step, "loaded")  # a run that has nothing left to do ends, and its checkpoints go
     if config.get("children"):
         _fork_children(int(config["children"]))
     if rank == 0:
