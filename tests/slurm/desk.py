@@ -122,8 +122,8 @@ class Desk:
         return [line.split()[0] for line in text.splitlines() if line.strip()]
 
     def ended_after(self, job: str, requeues: int) -> bool:
-        """Whether a job was requeued so often and then completed. Slurm's controller is asked for the end: its database
-        may go on calling a job that was requeued RUNNING."""
+        """Whether a job was requeued so often and then completed; the latter as Slurm's controller has it, which its
+        database follows later."""
         told = self.cluster.run("scontrol", "-o", "show", "job", job, check=False)
         return (f"Restarts={requeues} " in told and "JobState=COMPLETED " in told
                 and self.rows(job)[:requeues] == ["REQUEUED"] * requeues)
