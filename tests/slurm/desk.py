@@ -121,13 +121,6 @@ class Desk:
         text = self.cluster.run("sacct", "-X", "-D", "-n", "-P", "-j", job, "-o", "State", check=False)
         return [line.split()[0] for line in text.splitlines() if line.strip()]
 
-    def ended_after(self, job: str, requeues: int) -> bool:
-        """Whether a job was requeued so often and then completed; the latter as Slurm's controller has it, which its
-        database follows later."""
-        told = self.cluster.run("scontrol", "-o", "show", "job", job, check=False)
-        return (f"Restarts={requeues} " in told and "JobState=COMPLETED " in told
-                and self.rows(job)[:requeues] == ["REQUEUED"] * requeues)
-
     def sbatch_calls(self) -> list[int]:
         """Exit statuses of every sbatch so far."""
         return [status for status, _ in self.cluster.calls("sbatch")]

@@ -31,7 +31,8 @@ def check(desk, path, requeues):
     attempts = desk.attempts(path)
     assert [a.outcome for a in attempts] == ["stopped"] * requeues + ["done"]
     assert all(later.first_step == earlier.last_step for earlier, later in itertools.pairwise(attempts))
-    desk.until(lambda: desk.ended_after(desk.job(path), requeues), 30, lambda: str(desk.rows(desk.job(path))), every=1)
+    desk.until(lambda: desk.rows(desk.job(path)) == ["REQUEUED"] * requeues + ["COMPLETED"], 60,
+               lambda: str(desk.rows(desk.job(path))), every=1)
 
 
 def test_usr2_and_preemption_requeue_and_resume_exactly(desk):

@@ -80,8 +80,8 @@ def test_interrupted_training_equals_undisturbed(desk, interrupts):
     stops = interrupts.count("-") + 1
     attempts = desk.attempts(disturbed)
     assert [a.outcome for a in attempts] == ["stopped"] * stops + ["done"], [(a.outcome, a.cause) for a in attempts]
-    desk.until(lambda: desk.ended_after(desk.job(disturbed), stops), 30, lambda: str(desk.rows(desk.job(disturbed))),
-               every=1)
+    desk.until(lambda: desk.rows(desk.job(disturbed)) == ["REQUEUED"] * stops + ["COMPLETED"], 20,
+               lambda: str(desk.rows(desk.job(disturbed))), every=1)
     assert losses(disturbed) == losses(quiet)
     assert digest(disturbed) == digest(quiet)
     steps = [row["step"] for row in losses(disturbed)]
