@@ -5,7 +5,8 @@ Runs of a study are asked the same items, so what describes an item is stored on
 predictions stay on the disk (analysis.samples reads a few of them)."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,15 +122,23 @@ class _Layout:
 
 
 def _read(path: Path) -> pa.Table:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with reading(path):
         names = set(pq.read_schema(path).names)
         if lacking := {*KEYS, "kind", "status", *MEASURES} - names:
             raise UserError(f"{path} has no column {', '.join(sorted(lacking))}: evaluate it again with `begira retry`")
         wanted = [name for name in (*DESCRIBING, "status", *MEASURES) if name in names]
         return pq.read_table(path, columns=wanted, use_threads=False, memory_map=True, partitioning=None)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the table of answers that is read in this block, and the way back, where it is damaged."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): remove it and the run's DONE, then submit again") from error
 

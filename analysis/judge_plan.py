@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.items import reading
 from analysis.stores import Stored
 from core.errors import UserError
 
@@ -76,17 +77,14 @@ def conditions_of(runs: Iterable[Stored], seed_axis: str = "seed") -> dict[str, 
 
 
 def _read(run: Stored, scope: Scope, questions: dict[Key, Question]) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = run.path / "items.parquet"
     filters: list[tuple] = [("kind", "=", "generate")]
     filters += [("task", "in", scope.tasks)] if scope.tasks else []
     filters += [("language", "in", scope.languages)] if scope.languages else []
-    try:
+    with reading(path):
         frame = pq.read_table(path, columns=list(COLUMNS), filters=filters).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it and the run's DONE, then submit again") from error
     for row in frame:
         key = row["subset"], row["task"], row["item"], row["language"]
         if key not in questions:
